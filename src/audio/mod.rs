@@ -1,0 +1,9 @@
+//! Pure arithmetic on audio samples. Always mono; inside the core audio is signed 16-bit at the leg's [`Rate`].
+//!
+//! Nothing in here does I/O, keeps a clock or names another room.
+
+mod format;
+mod frame;
+
+pub use format::{AudioFormat, Encoding, Rate, UnknownRate};
+pub use frame::Frame;

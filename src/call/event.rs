@@ -1,0 +1,122 @@
+//! What is reported about a call.
+
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::{CallId, Digit, EventId};
+
+/// Who spoke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The caller.
+    User,
+    /// The agent.
+    Agent,
+}
+
+impl Role {
+    /// As the webhook body writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+/// Something that happened on a call and that the rest of the business may want to know.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum CallEvent {
+    /// The AudioSocket UUID was received.
+    Started,
+    /// The caller interrupted the agent.
+    Interruption,
+    /// Somebody's final words.
+    Transcription {
+        /// Who spoke.
+        role: Role,
+        /// What was said.
+        text: String,
+    },
+    /// The caller pressed a key. `None` where digits are masked.
+    Dtmf(Option<Digit>),
+    /// The call is over: the last event of the contract's types.
+    Ended(EndReason),
+}
+
+impl CallEvent {
+    /// The event's `type` in the webhook body (contract section 5).
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Started => "call_started",
+            Self::Interruption => "interruption",
+            Self::Transcription { .. } => "transcription",
+            Self::Dtmf(_) => "dtmf_digit",
+            Self::Ended(_) => "call_ended",
+        }
+    }
+}
+
+/// Why a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// The caller (or Asterisk on their behalf) hung up.
+    CallerHangup,
+    /// The connection to Asterisk broke.
+    LegLost,
+    /// Asterisk took no audio for too long.
+    LegStalled,
+    /// No audio came from Asterisk for too long.
+    LegIdle,
+    /// The agent's service ended the session normally.
+    AgentClosed,
+    /// The agent's service failed and did not come back.
+    AgentFailed,
+    /// The agent hung up, or somebody asked for it.
+    Hangup,
+    /// The maximum duration of a call was reached.
+    MaxDuration,
+    /// The gateway is being stopped.
+    Shutdown,
+    /// A fault of our own.
+    Internal,
+}
+
+impl EndReason {
+    /// The stable code shown outside.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::CallerHangup => "caller.hangup",
+            Self::LegLost => "leg.lost",
+            Self::LegStalled => "leg.stalled",
+            Self::LegIdle => "leg.idle",
+            Self::AgentClosed => "agent.closed",
+            Self::AgentFailed => "agent.failed",
+            Self::Hangup => "hangup",
+            Self::MaxDuration => "max_duration",
+            Self::Shutdown => "shutdown",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// An event with its identity, stamped by whoever decides it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// Identity of the event.
+    pub id: EventId,
+    /// The call: the key of order.
+    pub call: CallId,
+    /// The UUID of the call on the wire: `uuid` in the webhook body.
+    pub uuid: Uuid,
+    /// When it happened.
+    pub at: SystemTime,
+    /// What happened.
+    pub event: CallEvent,
+}

@@ -1,0 +1,192 @@
+//! What goes into a call and comes out of it, and the one shape that legs and agents share.
+
+use std::time::{Duration, Instant};
+
+use futures_core::Stream;
+
+use super::{CallEvent, Digit, EndReason, Role, UtteranceId};
+use crate::audio::{Frame, Rate};
+
+/// Everything that can happen to a call.
+#[derive(Debug)]
+pub enum Input {
+    /// From Asterisk.
+    Leg(LegEvent),
+    /// From the agent.
+    Agent(AgentEvent),
+    /// Probability (0–1) that the caller speaks, of the VAD frame that ends now.
+    Voice(f32),
+    /// From the operator or the API.
+    Command(Command),
+    /// The time of [`super::Call::deadline`] has come.
+    Tick,
+}
+
+/// Everything that a call can want done.
+#[derive(Debug)]
+pub enum Output {
+    /// To Asterisk.
+    Leg(LegCommand),
+    /// To the agent.
+    Agent(AgentInput),
+    /// To the rest of the business; it happened at the given time.
+    Event(CallEvent, Instant),
+    /// The call is over: carry out what is before it, then leave the loop. Comes once, last.
+    End(EndReason),
+}
+
+/// What a leg reports.
+#[derive(Debug)]
+pub enum LegEvent {
+    /// 20 ms of the caller, at the leg's rate.
+    Audio(Frame),
+    /// The caller pressed a key.
+    Dtmf(Digit),
+    /// Audio that the leg did not take (`Sent::Refused`), given back.
+    Refused(Frame),
+    /// The leg is gone.
+    Hangup(Cause),
+}
+
+/// How a leg went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Orderly: the caller or Asterisk hung up.
+    Normal,
+    /// The connection broke (reset, timeout, protocol error).
+    Lost,
+}
+
+/// What a leg is asked to do.
+#[derive(Debug)]
+pub enum LegCommand {
+    /// Play 20 ms to the caller, now.
+    Audio(Frame),
+    /// Throw away what the leg has buffered (legs that buffer).
+    Flush,
+    /// End the call.
+    Hangup,
+}
+
+/// A change in somebody's speech, as an agent's service reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// The caller began to speak: the agent is to be cut (the `interruption` of the STS contract).
+    Interrupted,
+    /// The caller began to speak, says the service (advice; no cut by itself).
+    Started,
+    /// The caller stopped.
+    Stopped,
+}
+
+/// What went wrong with a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Stable dotted code, e.g. `agent.sts.refused`.
+    pub code: &'static str,
+    /// The service's own words or ours; no secrets, already escaped for a log line.
+    pub message: String,
+}
+
+/// What an agent reports.
+#[derive(Debug)]
+pub enum AgentEvent {
+    /// Speech of an utterance: any number of samples, already at the leg's rate.
+    Audio(UtteranceId, Vec<i16>),
+    /// All audio of this utterance has been sent; a partial last frame can be padded and played.
+    AudioEnd(UtteranceId),
+    /// Words. Only final ones become webhook events.
+    Transcript {
+        /// Who spoke.
+        role: Role,
+        /// What was said.
+        text: String,
+        /// Whether it will change no more.
+        is_final: bool,
+    },
+    /// A speech edge.
+    Speech(Edge),
+    /// The agent has sent everything of its turn.
+    TurnDone,
+    /// The agent wants the call ended once what it said has been played.
+    Hangup,
+    /// A service is in trouble; the agent works on it.
+    Degraded(Fault),
+    /// The trouble is over.
+    Restored,
+    /// A service has failed for good: apologise and end. The stream may end after it.
+    Failed(Fault),
+}
+
+/// What an agent is told.
+#[derive(Debug)]
+pub enum AgentInput {
+    /// 20 ms of the caller (or silence where the agent must not hear them), at the leg's rate.
+    Audio(Frame),
+    /// What the agent said is cut: `heard` of `utterance` reached the caller. Everything after it is forgotten.
+    Interrupt {
+        /// The utterance that played; `None` when only waiting ones were cut.
+        utterance: Option<UtteranceId>,
+        /// How much of it was heard.
+        heard: Duration,
+    },
+    /// An utterance has been played to its end.
+    Played(UtteranceId),
+    /// The caller pressed a key.
+    Dtmf(Digit),
+    /// The caller began (`true`) or stopped (`false`) speaking, by the local VAD.
+    CallerSpeech(bool),
+    /// Speak this text (greeting).
+    Say(String),
+    /// The caller is gone: deliver the final transcripts you have, then end the stream.
+    Finish,
+}
+
+/// An order from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// End the call for this reason.
+    Hangup(EndReason),
+}
+
+/// What became of something sent.
+#[derive(Debug)]
+#[must_use]
+pub enum Sent<C> {
+    /// It is out, or in the kernel's or a codec's buffer.
+    Whole,
+    /// It waits inside, in order, and will be written as soon as possible.
+    Held,
+    /// It was not taken; here it is back.
+    Refused(C),
+}
+
+/// The one shape of legs and agents: a stream of events, and a `send` that never waits.
+///
+/// `send` writes at once; a remainder stays inside and is written *first* by `poll_next`, which registers for writability, so the
+/// loop of a call needs no further arm. While a remainder is pending audio is refused and controls are held, at most 16.
+/// A stream that has ended yields `None` for ever.
+pub trait Link: Stream<Item = Self::Event> + Unpin {
+    /// What it reports.
+    type Event;
+    /// What it can be told.
+    type Command;
+
+    /// Sends without waiting.
+    fn send(&mut self, command: Self::Command) -> Sent<Self::Command>;
+}
+
+/// A leg of a call: Asterisk's side.
+pub trait Leg: Link<Event = LegEvent, Command = LegCommand> {
+    /// The rate of all audio in both directions.
+    fn rate(&self) -> Rate;
+
+    /// Ends the call towards Asterisk so that the dialplan continues: what is held is written, then hang-up, then drain to EOF.
+    fn close(self) -> impl Future<Output = ()>;
+}
+
+/// An agent of a call: the AI's side.
+pub trait Agent: Link<Event = AgentEvent, Command = AgentInput> {
+    /// Ends the session with the services in an orderly way.
+    fn close(self) -> impl Future<Output = ()>;
+}

@@ -1,0 +1,13 @@
+//! The rules of a conversation: who may speak now, what an interruption cuts, what the caller really heard, when the call ends.
+//!
+//! A pure state machine: no socket, no task, no clock. [`Call::handle`] is the only way in.
+
+mod event;
+mod id;
+mod link;
+
+pub use event::{CallEvent, EndReason, Envelope, Role};
+pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
+pub use link::{
+    Agent, AgentEvent, AgentInput, Cause, Command, Edge, Fault, Input, Leg, LegCommand, LegEvent, Link, Output, Sent,
+};

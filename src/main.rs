@@ -1,0 +1,2 @@
+//! The `hark` program.
+fn main() {}
