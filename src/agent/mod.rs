@@ -1,1 +1,84 @@
-//! agent
+//! The AI services of a call. Services are URLs: one string names a service and its scheme picks the adapter.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::{audio::Rate, call::CallId};
+
+/// Settings of the agent side. URLs are kept as text here; [`Route`] parses them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Speech recognition service.
+    pub asr_url: Option<String>,
+    /// Language model service.
+    pub llm_url: Option<String>,
+    /// Speech synthesis service.
+    pub tts_url: Option<String>,
+    /// Speech-to-speech service; set: the other three are ignored.
+    pub sts_url: Option<String>,
+    /// Spoken at the start of a call in cascade mode (`SYSTEM_MESSAGE`).
+    pub greeting: Option<String>,
+    /// How long a connect to a service may take, in ms.
+    pub connect_timeout_ms: u64,
+    /// How long a refused or reset connect is tried again before a service counts as failed, in ms.
+    pub reconnect_ms: u64,
+    /// Texts of speech recognition that arrive within this time are one utterance, in ms.
+    pub debounce_ms: u64,
+    /// Speech recognition and speech-to-speech requests over HTTP are rotated after this long, in s (Node ends them at 300).
+    pub rotate_s: u64,
+    /// How long the language model may take to its first byte, in ms.
+    pub llm_timeout_ms: u64,
+    /// How long speech synthesis may take to its first byte, in ms.
+    pub tts_timeout_ms: u64,
+    /// After an `error` message, how long a speech-to-speech service may stay silent until the call is given up, in ms.
+    pub silent_after_error_ms: u64,
+    /// The program of the embedded voice.
+    pub flite: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            asr_url: None,
+            llm_url: None,
+            tts_url: None,
+            sts_url: None,
+            greeting: None,
+            connect_timeout_ms: 5_000,
+            reconnect_ms: 3_000,
+            debounce_ms: 250,
+            rotate_s: 240,
+            llm_timeout_ms: 60_000,
+            tts_timeout_ms: 20_000,
+            silent_after_error_ms: 10_000,
+            flite: "flite".to_owned(),
+        }
+    }
+}
+
+/// What outgoing connections of all adapters share: TLS roots, proxy, HTTP client. Made once per media thread.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Client for streaming HTTP services (HTTP/1.1, no response timeout).
+    pub http: reqwest::Client,
+    /// TLS settings of WebSocket connections.
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// What an adapter has to know about the call it serves.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Our own identity of the call.
+    pub call: CallId,
+    /// The UUID on the wire, sent to services.
+    pub uuid: Uuid,
+    /// The leg's rate: all audio in [`crate::call::AgentEvent::Audio`] and [`crate::call::AgentInput::Audio`] has it.
+    pub rate: Rate,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Shared means of connecting.
+    pub outgoing: Outgoing,
+}

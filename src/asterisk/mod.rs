@@ -1,1 +1,3 @@
-//! asterisk
+//! Asterisk's side of a call: legs, listeners and the bytes they speak.
+
+pub mod audiosocket;

@@ -11,7 +11,9 @@ pub struct Rate(u32);
 
 /// A sampling rate outside the ones Asterisk has a signed linear format for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} Hz is not a sampling rate of Asterisk's slin formats (8000, 12000, 16000, 24000, 32000, 44100, 48000, 96000, 192000)")]
+#[error(
+    "{0} Hz is not a sampling rate of Asterisk's slin formats (8000, 12000, 16000, 24000, 32000, 44100, 48000, 96000, 192000)"
+)]
 pub struct UnknownRate(pub u32);
 
 impl Rate {
@@ -34,17 +36,8 @@ impl Rate {
     /// 192 kHz.
     pub const R192K: Self = Self(192_000);
     /// Every rate, lowest first.
-    pub const ALL: [Self; 9] = [
-        Self::R8K,
-        Self::R12K,
-        Self::R16K,
-        Self::R24K,
-        Self::R32K,
-        Self::R44K,
-        Self::R48K,
-        Self::R96K,
-        Self::R192K,
-    ];
+    pub const ALL: [Self; 9] =
+        [Self::R8K, Self::R12K, Self::R16K, Self::R24K, Self::R32K, Self::R44K, Self::R48K, Self::R96K, Self::R192K];
 
     /// The rate in Hz.
     #[must_use]

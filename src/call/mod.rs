@@ -2,10 +2,12 @@
 //!
 //! A pure state machine: no socket, no task, no clock. [`Call::handle`] is the only way in.
 
+mod config;
 mod event;
 mod id;
 mod link;
 
+pub use config::{Config, Vad};
 pub use event::{CallEvent, EndReason, Envelope, Role};
 pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
 pub use link::{

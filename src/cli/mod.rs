@@ -1,1 +1,1 @@
-//! cli
+//! One file per subcommand.

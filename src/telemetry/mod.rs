@@ -1,1 +1,1 @@
-//! telemetry
+//! Tracing and metrics set-up.
