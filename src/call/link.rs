@@ -55,6 +55,8 @@ pub enum Cause {
     Normal,
     /// The connection broke (reset, timeout, protocol error).
     Lost,
+    /// Nothing came for longer than the leg allows: `EndReason::LegIdle`.
+    Idle,
 }
 
 /// What a leg is asked to do.

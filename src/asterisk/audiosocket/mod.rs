@@ -1,5 +1,7 @@
 //! AudioSocket: the `AudioSocket()` application and `Dial(AudioSocket/…)`.
 
+pub mod wire;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
