@@ -1,6 +1,11 @@
 //! The AI services of a call. Services are URLs: one string names a service and its scheme picks the adapter.
 
+mod outgoing;
+pub mod websocket;
+
 use std::sync::Arc;
+
+pub use outgoing::{Outgoing, OutgoingError, tls_config};
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -57,15 +62,6 @@ impl Default for Config {
             flite: "flite".to_owned(),
         }
     }
-}
-
-/// What outgoing connections of all adapters share: TLS roots, proxy, HTTP client. Made once per media thread.
-#[derive(Debug, Clone)]
-pub struct Outgoing {
-    /// Client for streaming HTTP services (HTTP/1.1, no response timeout).
-    pub http: reqwest::Client,
-    /// TLS settings of WebSocket connections.
-    pub tls: Arc<rustls::ClientConfig>,
 }
 
 /// What an adapter has to know about the call it serves.
