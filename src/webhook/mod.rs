@@ -1,6 +1,36 @@
 //! Events on their way to webhooks: the outbox and the delivery.
 
+mod body;
+mod deliver;
+mod endpoint;
+mod outbox;
+pub mod shown;
+mod stats;
+
+use std::{sync::Arc, time::Duration};
+
+pub use body::{CALL_INITIATED, MASKED_DIGIT, render, render_initiated};
+pub use deliver::Webhooks;
+pub use endpoint::{Failed, Unusable};
+pub use outbox::{Due, Full, MemoryOutbox, Outbox, Outcome};
 use serde::Deserialize;
+pub use stats::Stats;
+
+/// Node's HTTP server closes a connection that was idle for 5 s; ours are given up before.
+const IDLE: Duration = Duration::from_millis(3_500);
+
+/// The HTTP client that delivery needs, on the TLS settings (roots of trust) that all outgoing connections share.
+///
+/// Redirects are not followed: a receiver that has moved is to be configured anew, and a `POST` would arrive as a `GET`.
+/// A proxy of the environment is used, unless the builder is told otherwise.
+pub fn client_builder(tls: &Arc<rustls::ClientConfig>) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(rustls::ClientConfig::clone(tls))
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_idle_timeout(IDLE)
+        .user_agent(concat!("hark/", env!("CARGO_PKG_VERSION")))
+        .http1_only()
+}
 
 /// Settings of the webhook endpoint.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,7 +48,8 @@ pub struct Config {
     pub backoff_ms: u64,
     /// Sent in `X-AVR-AGENT-ID`.
     pub agent_id: Option<String>,
-    /// Events kept in memory; beyond it new ones are lost, counted and reported.
+    /// Events kept in memory; beyond it new ones are lost, counted and reported. The last tenth is kept for `call_started` and
+    /// `call_ended`.
     pub capacity: usize,
     /// Requests under way at once.
     pub concurrency: usize,

@@ -1,0 +1,134 @@
+//! The body of a webhook request: exactly `uuid`, `type`, `timestamp`, `payload`, because strict receivers reject any other key.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use time::{OffsetDateTime, format_description::FormatItem, macros::format_description};
+use uuid::Uuid;
+
+use crate::call::{CallEvent, Envelope};
+
+/// `type` of the one request that is answered: a call announced by `POST /call`.
+pub const CALL_INITIATED: &str = "call_initiated";
+
+/// What `dtmf_digit` carries where digits are masked: a string that is not empty, so that receivers which require a digit accept it,
+/// and no key of a telephone, so that none of them acts on it.
+pub const MASKED_DIGIT: &str = "X";
+
+const TIMESTAMP: &[FormatItem<'static>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+#[derive(Serialize)]
+struct Body<'a> {
+    uuid: Uuid,
+    r#type: &'a str,
+    timestamp: String,
+    payload: Payload<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Payload<'a> {
+    Empty {},
+    Transcription { role: &'a str, text: &'a str },
+    Dtmf { digit: &'a str },
+    Free(&'a Map<String, Value>),
+}
+
+/// The body of an event of a call.
+#[must_use]
+pub fn render(envelope: &Envelope) -> Bytes {
+    let mut digit = [0; 4];
+    let payload = match &envelope.event {
+        CallEvent::Started | CallEvent::Interruption | CallEvent::Ended(_) => Payload::Empty {},
+        CallEvent::Transcription { role, text } => Payload::Transcription { role: role.as_str(), text },
+        CallEvent::Dtmf(Some(pressed)) => Payload::Dtmf { digit: pressed.as_char().encode_utf8(&mut digit) },
+        CallEvent::Dtmf(None) => Payload::Dtmf { digit: MASKED_DIGIT },
+    };
+    write(envelope.uuid, envelope.event.kind(), envelope.at, payload)
+}
+
+/// The body of `call_initiated`; `payload` is that of `POST /call`.
+#[must_use]
+pub fn render_initiated(uuid: Uuid, payload: &Map<String, Value>, at: SystemTime) -> Bytes {
+    write(uuid, CALL_INITIATED, at, Payload::Free(payload))
+}
+
+fn write(uuid: Uuid, r#type: &str, at: SystemTime, payload: Payload<'_>) -> Bytes {
+    let body = Body { uuid, r#type, timestamp: timestamp(at), payload };
+    // strings, string keys and no foreign Serialize inside: serde_json has nothing to fail on
+    serde_json::to_vec(&body).unwrap_or_default().into()
+}
+
+/// `2026-01-01T12:00:00.000Z`, as JavaScript's `toISOString` writes it; a clock outside the years 0 to 9999 reads as 1970.
+fn timestamp(at: SystemTime) -> String {
+    let millis = match at.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => i128::try_from(since.as_millis()).unwrap_or_default(),
+        Err(before) => -i128::try_from(before.duration().as_millis()).unwrap_or_default(),
+    };
+    OffsetDateTime::from_unix_timestamp_nanos(millis.saturating_mul(1_000_000))
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        .format(&TIMESTAMP)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::call::{CallId, Digit, EndReason, EventId, Role};
+
+    const UUID: &str = "0192f4c0-5a3e-7c1b-8d2e-0123456789ab";
+
+    fn body(event: CallEvent) -> String {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_268_800_123_999);
+        let envelope = Envelope { id: EventId::new(), call: CallId::new(), uuid: UUID.parse().unwrap(), at, event };
+        String::from_utf8(render(&envelope).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn bodies_are_the_contracts_byte_for_byte() {
+        let said = |role, text: &str| CallEvent::Transcription { role, text: text.to_owned() };
+        let pressed = |c| CallEvent::Dtmf(Some(Digit::try_from(c).unwrap()));
+        for (event, r#type, payload) in [
+            (CallEvent::Started, "call_started", "{}"),
+            (CallEvent::Interruption, "interruption", "{}"),
+            (CallEvent::Ended(EndReason::CallerHangup), "call_ended", "{}"),
+            (said(Role::User, "Grüß \"Gott\"\n"), "transcription", r#"{"role":"user","text":"Grüß \"Gott\"\n"}"#),
+            (said(Role::Agent, ""), "transcription", r#"{"role":"agent","text":""}"#),
+            (pressed('1'), "dtmf_digit", r#"{"digit":"1"}"#),
+            (pressed('#'), "dtmf_digit", r##"{"digit":"#"}"##),
+            (CallEvent::Dtmf(None), "dtmf_digit", r#"{"digit":"X"}"#),
+        ] {
+            let expected = format!(
+                r#"{{"uuid":"{UUID}","type":"{type}","timestamp":"2026-01-01T12:00:00.123Z","payload":{payload}}}"#
+            );
+            assert_eq!(body(event), expected);
+        }
+    }
+
+    #[test]
+    fn call_initiated_carries_the_payload_as_it_came() {
+        let payload =
+            serde_json::from_str(r#"{"to":"5001","from":"2000","recording":false,"x":{"z":1,"a":[null]}}"#).unwrap();
+        let body = render_initiated(UUID.parse().unwrap(), &payload, SystemTime::UNIX_EPOCH);
+        let expected = format!(
+            r#"{{"uuid":"{UUID}","type":"call_initiated","timestamp":"1970-01-01T00:00:00.000Z","payload":{{"to":"5001","from":"2000","recording":false,"x":{{"z":1,"a":[null]}}}}}}"#
+        );
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn odd_clocks_give_a_timestamp_all_the_same() {
+        for (at, expected) in [
+            (SystemTime::UNIX_EPOCH - Duration::from_millis(1), "1969-12-31T23:59:59.999Z"),
+            (SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 50), "1970-01-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(timestamp(at), expected);
+        }
+    }
+}
