@@ -1,9 +1,64 @@
 //! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod announce;
+mod ready;
+mod routes;
+mod server;
+mod sts_url;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
+pub use ready::{NotReady, Readiness};
 use serde::Deserialize;
+pub use server::{bind, serve};
+pub use sts_url::with_parameters;
+
+use crate::{session::Announcements, telemetry::metrics::Metrics, webhook::Webhooks};
+
+/// What the routes work on.
+#[derive(Debug)]
+pub struct State<A> {
+    /// Where announced calls are remembered.
+    pub announcements: Arc<A>,
+    /// Who is asked about an announced call.
+    pub webhooks: Webhooks,
+    /// Whether calls can be taken.
+    pub readiness: Arc<Readiness>,
+    /// What `GET /metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// Speech-to-speech service of all calls; `None`: calls go through recognition, language model and synthesis.
+    pub sts_url: Option<Arc<str>>,
+}
+
+impl<A> Clone for State<A> {
+    fn clone(&self) -> Self {
+        Self {
+            announcements: Arc::clone(&self.announcements),
+            webhooks: self.webhooks.clone(),
+            readiness: Arc::clone(&self.readiness),
+            metrics: Arc::clone(&self.metrics),
+            sts_url: self.sts_url.clone(),
+        }
+    }
+}
+
+impl<A: Announcements> State<A> {
+    /// A state with no webhook and nothing to report.
+    #[must_use]
+    pub fn new(announcements: Arc<A>) -> Self {
+        Self {
+            announcements,
+            webhooks: Webhooks::disabled(),
+            readiness: Arc::default(),
+            metrics: Arc::default(),
+            sts_url: None,
+        }
+    }
+}
 
 /// Settings of the HTTP service.
 #[derive(Debug, Clone, Deserialize)]

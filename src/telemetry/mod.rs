@@ -1,1 +1,3 @@
 //! Tracing and metrics set-up.
+
+pub mod metrics;

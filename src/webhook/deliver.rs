@@ -36,6 +36,12 @@ pub struct Webhooks {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for Webhooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Webhooks").field("enabled", &self.enabled()).finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     receiver: Option<Receiver>,
     stats: Arc<Stats>,
