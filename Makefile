@@ -1,0 +1,65 @@
+# Two commands are all a newcomer needs: `make demo` (hear it work) and `make test` (see that it works).
+# Everything they install is said before it is done; see scripts/setup.sh.
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hark
+export PATH := $(CACHE)/tools/bin:$(PATH)
+
+# On a build machine the clone is thrown away after each run, so the compiled dependencies live outside of it.
+ifeq ($(CI),true)
+ifndef CARGO_TARGET_DIR
+ifeq ($(shell mkdir -p '$(CACHE)/target' 2>/dev/null && test -w '$(CACHE)/target' && echo yes),yes)
+export CARGO_TARGET_DIR := $(CACHE)/target
+endif
+endif
+endif
+
+CARGO := cargo
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test lint bench fuzz setup asterisk image
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Build, start the gateway with the embedded agent and call it: no keys, no PBX
+	@scripts/setup.sh demo
+	$(CARGO) build --release --locked
+	@$(CARGO) run --quiet --release --locked -- demo $(ARGS)
+
+run: ## Build and serve; settings from hark.toml and the environment
+	@scripts/setup.sh demo
+	$(CARGO) run --release --locked -- serve $(ARGS)
+
+test: lint ## Everything a change must pass: lint, then all tests, on a real Asterisk too
+	@scripts/setup.sh test
+	@scripts/get-asterisk.sh
+	$(CARGO) test --doc --locked --quiet
+	$(CARGO) nextest run --locked --no-tests=pass $(ARGS)
+
+lint: ## Formatting, clippy, documentation, licences and advisories
+	@scripts/setup.sh lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --quiet
+	@scripts/deny.sh
+
+bench: ## Print the benchmark tables (takes minutes; close other programs)
+	@scripts/setup.sh build
+	$(CARGO) bench --locked $(ARGS)
+
+FUZZ_SECONDS ?= 30
+fuzz: ## Fuzz every parser for FUZZ_SECONDS each (needs rustup; installs nightly and cargo-fuzz)
+	@scripts/setup.sh fuzz
+	@for target in $$($(CARGO) +nightly fuzz list); do \
+	  echo "== $$target"; $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+setup: ## Only install what building, testing and the demo need
+	@scripts/setup.sh test
+	@scripts/setup.sh lint
+
+asterisk: ## Only fetch the private Asterisk that the tests use
+	@scripts/get-asterisk.sh
+
+image: ## Build the container image with docker or podman
+	$(if $(shell command -v docker),docker,podman) build -t hark -f docker/Dockerfile .

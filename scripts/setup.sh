@@ -1,0 +1,63 @@
+#!/bin/bash
+# Install what a make target needs, and say so first. Does nothing, quickly, when all of it is there.
+#   setup.sh build | demo | lint | test | fuzz
+# System packages come from apt (through sudo where not root). Cargo tools go to ~/.cache/hark/tools, never into the clone.
+set -euo pipefail
+goal=${1:?build, demo, lint, test or fuzz}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/hark
+tools=$cache/tools
+export PATH=$tools/bin:$PATH
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# want PROGRAM PACKAGE: ask for the package when the program is missing
+missing=()
+want() { have "$1" || missing+=("$2"); }
+
+install_packages() {
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if ! have apt-get; then
+    say "please install: ${missing[*]} (no apt-get here, so this script cannot)"; exit 1
+  fi
+  local root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    have sudo || { say "not root and no sudo; as root run: apt-get install ${missing[*]}"; exit 1; }
+    root=(sudo)
+  fi
+  say "installing with apt: ${missing[*]}"
+  "${root[@]}" apt-get update -qq
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# cargo_tool COMMAND CRATE: build it once into the cache
+cargo_tool() {
+  have "$1" && return 0
+  say "installing $2 with cargo into $tools (some minutes, once)"
+  mkdir -p "$tools"
+  # a target directory of its own, or every clone would compile it again
+  (flock 9; have "$1" || CARGO_TARGET_DIR=$cache/tools-target cargo install --quiet --locked --root "$tools" "$2") 9>"$tools/.lock"
+  rm -rf "$cache/tools-target"
+}
+
+if ! have cargo; then
+  say "no cargo: install a Rust toolchain first, see https://rustup.rs"; exit 1
+fi
+want cc gcc
+[ "$goal" = demo ] && want flite flite
+if [ "$goal" = test ]; then want flite flite; want flock util-linux; fi
+install_packages
+[ -e /etc/ssl/certs/ca-certificates.crt ] || { missing=(ca-certificates); install_packages; }
+
+case $goal in
+  lint)
+    for part in rustfmt clippy; do
+      cargo "${part/rustfmt/fmt}" --version >/dev/null 2>&1 && continue
+      say "adding $part to the Rust toolchain"; rustup component add "$part"
+    done;;
+  test) cargo_tool cargo-nextest cargo-nextest;;
+  fuzz)
+    have rustup || { say "fuzzing needs rustup for the nightly toolchain"; exit 1; }
+    rustup toolchain list | grep -q nightly || { say "installing the nightly toolchain"; rustup toolchain install nightly --profile minimal; }
+    cargo_tool cargo-fuzz cargo-fuzz;;
+esac
