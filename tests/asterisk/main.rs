@@ -1,0 +1,8 @@
+//! Hark's promises on a real Asterisk, heard by a SIP phone that counts samples.
+//!
+//! Each test starts an Asterisk of its own (`support::lab`) with the files of `asterisk-conf/`, which users copy.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, dead_code)]
+
+mod support;
+
+mod bench_call;
