@@ -4,6 +4,13 @@
 
 mod format;
 mod frame;
+pub mod framer;
+pub mod g711;
+pub mod level;
+pub mod mix;
+pub mod resample;
+pub mod tone;
+pub mod wav;
 
 pub use format::{AudioFormat, Encoding, Rate, UnknownRate};
 pub use frame::Frame;
