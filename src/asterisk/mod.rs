@@ -1,3 +1,4 @@
 //! Asterisk's side of a call: legs, listeners and the bytes they speak.
 
 pub mod audiosocket;
+pub mod telemetry;

@@ -1,11 +1,21 @@
 //! AudioSocket: the `AudioSocket()` application and `Dial(AudioSocket/…)`.
 
+mod closing;
+mod gate;
+mod identify;
+mod intake;
+mod leg;
+mod listener;
 pub mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Deserialize;
+
+pub use identify::{Identified, Pending, Refused};
+pub use leg::Leg;
+pub use listener::Listener;
 
 /// Settings of the AudioSocket listener.
 #[derive(Debug, Clone, Deserialize)]

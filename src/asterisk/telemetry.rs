@@ -1,0 +1,83 @@
+//! What is counted on Asterisk's side.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! stats {
+    ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
+        /// What a listener and all of its legs have counted since the start; shared by `Arc`.
+        #[derive(Debug, Default)]
+        pub struct Stats {
+            $($(#[doc = $doc])+ pub $name: Counter,)+
+        }
+
+        impl Stats {
+            /// Every counter with its name, its help text and its value now, for `/metrics`.
+            #[must_use]
+            pub fn read(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name.get())),+]
+            }
+        }
+    };
+}
+
+stats! {
+    /// Connections taken.
+    connections,
+    /// Connections closed because their address is not on the allow-list.
+    denied,
+    /// Connections refused because their address has too many.
+    over_limit,
+    /// Connections that were closed for a newcomer before they had sent their UUID.
+    evicted,
+    /// Connections that ended without a UUID for any other reason.
+    unidentified,
+    /// Errors of accept(), such as too many open files.
+    accept_errors,
+    /// Audio frames from Asterisk.
+    frames_in,
+    /// Audio frames to Asterisk.
+    frames_out,
+    /// Audio frames that the socket did not take at their time.
+    frames_refused,
+    /// Frames of a kind that AudioSocket does not have.
+    unknown_kinds,
+    /// Frames that mean nothing: no byte of audio, no digit, a UUID of the wrong length, a second UUID.
+    bad_frames,
+    /// Audio frames of an odd length, which cannot hold whole samples.
+    odd_frames,
+    /// Audio frames left out because they look like a compressed codec (gsm, opus).
+    foreign_frames,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_read_with_its_name_and_help() {
+        let stats = Stats::default();
+        stats.evicted.inc();
+        stats.evicted.inc();
+        let read = stats.read();
+        assert_eq!(read[0], ("connections", "Connections taken.", 0));
+        assert_eq!(read.iter().find(|(name, ..)| *name == "evicted").map(|(.., value)| *value), Some(2));
+        assert!(read.iter().all(|(_, help, _)| help.ends_with('.')));
+    }
+}

@@ -1,0 +1,4 @@
+//! Integration tests, in one binary.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod audiosocket;
