@@ -1,11 +1,14 @@
 //! The AI services of a call. Services are URLs: one string names a service and its scheme picks the adapter.
 
 mod outgoing;
+mod route;
+pub mod sts;
 pub mod websocket;
 
 use std::sync::Arc;
 
-pub use outgoing::{Outgoing, OutgoingError, tls_config};
+pub use outgoing::{Outgoing, OutgoingError, http_fault, tls_config};
+pub use route::{Overrides, Route, RouteError};
 
 use serde::Deserialize;
 use uuid::Uuid;

@@ -143,6 +143,19 @@ fn certificates(path: PathBuf) -> Result<(PathBuf, Vec<CertificateDer<'static>>)
     }
 }
 
+/// What went wrong with a request, with its causes and without the URL (which may hold credentials).
+#[must_use]
+pub fn http_fault(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    super::websocket::escaped(&text)
+}
+
 /// Proxies know http and https only; WebSockets go where these go.
 fn intercept(proxies: &Matcher, url: &Url) -> Option<Intercept> {
     if is_loopback(url.host()?) {

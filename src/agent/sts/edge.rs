@@ -1,0 +1,157 @@
+//! Audio between a leg's rate and the contract's s16le 8 kHz mono, converted here and nowhere else.
+
+use crate::audio::{Rate, resample::Resampler};
+
+/// The rate of the contract.
+const WIRE: Rate = Rate::R8K;
+
+/// 20 ms on the wire.
+pub const CHUNK: usize = 320;
+
+/// The caller's audio on its way to the service.
+#[derive(Debug)]
+pub struct Uplink {
+    resampler: Option<Resampler>,
+    samples: Vec<i16>,
+}
+
+impl Uplink {
+    /// For a leg of `rate`.
+    pub fn new(rate: Rate) -> Self {
+        let resampler = (rate != WIRE).then(|| Resampler::new(rate.hz(), WIRE.hz()));
+        Self { resampler, samples: Vec::with_capacity(WIRE.frame_samples()) }
+    }
+
+    /// Takes samples of the leg.
+    pub fn push(&mut self, samples: &[i16]) {
+        match &mut self.resampler {
+            Some(resampler) => resampler.process(samples, &mut self.samples),
+            None => self.samples.extend_from_slice(samples),
+        }
+    }
+
+    /// The next 20 ms for the wire, once they are complete.
+    pub fn pop(&mut self) -> Option<[u8; CHUNK]> {
+        if self.samples.len() < CHUNK / 2 {
+            return None;
+        }
+        let mut chunk = [0; CHUNK];
+        for (bytes, sample) in chunk.chunks_exact_mut(2).zip(&self.samples) {
+            bytes.copy_from_slice(&sample.to_le_bytes());
+        }
+        self.samples.drain(..CHUNK / 2);
+        Some(chunk)
+    }
+}
+
+/// The agent's speech on its way to the leg. A sample may be split between two pieces.
+#[derive(Debug)]
+pub struct Downlink {
+    resampler: Option<Resampler>,
+    odd: Option<u8>,
+    samples: Vec<i16>,
+}
+
+impl Downlink {
+    /// For a leg of `rate`.
+    pub fn new(rate: Rate) -> Self {
+        let resampler = (rate != WIRE).then(|| Resampler::new(WIRE.hz(), rate.hz()));
+        Self { resampler, odd: None, samples: Vec::new() }
+    }
+
+    /// What `bytes` of the wire are at the leg's rate.
+    pub fn convert(&mut self, mut bytes: &[u8]) -> Vec<i16> {
+        self.samples.clear();
+        if let (Some(low), [high, rest @ ..]) = (self.odd, bytes) {
+            self.odd = None;
+            self.samples.push(i16::from_le_bytes([low, *high]));
+            bytes = rest;
+        }
+        let pairs = bytes.chunks_exact(2);
+        if let [odd] = pairs.remainder() {
+            self.odd = Some(*odd);
+        }
+        self.samples.extend(pairs.map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
+        match &mut self.resampler {
+            Some(resampler) => {
+                let mut out = Vec::with_capacity(self.samples.len());
+                resampler.process(&self.samples, &mut out);
+                out
+            }
+            None => std::mem::take(&mut self.samples),
+        }
+    }
+
+    /// The end of what was converted: samples that the filter still holds back. What follows is another stream.
+    pub fn finish(&mut self) -> Vec<i16> {
+        self.odd = None;
+        let mut out = Vec::new();
+        if let Some(resampler) = &mut self.resampler {
+            resampler.finish(&mut out);
+        }
+        out
+    }
+
+    /// Forgets what was converted: the next bytes begin another stream.
+    pub fn reset(&mut self) {
+        self.odd = None;
+        if let Some(resampler) = &mut self.resampler {
+            resampler.reset();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn wideband_frames_become_whole_chunks() {
+        let mut up = Uplink::new(Rate::R16K);
+        let mut chunks = 0;
+        for _ in 0..50 {
+            up.push(&[1000; 320]);
+            while up.pop().is_some() {
+                chunks += 1;
+            }
+        }
+        assert!((49..=50).contains(&chunks), "{chunks}");
+    }
+
+    #[test]
+    fn speech_for_a_wideband_leg_keeps_its_length() {
+        let mut down = Downlink::new(Rate::R16K);
+        let mut samples: usize = (0..50).map(|_| down.convert(&[0; CHUNK]).len()).sum();
+        samples += down.finish().len();
+        assert!(samples.abs_diff(16_000) < 100, "{samples}");
+    }
+
+    proptest! {
+        #[test]
+        fn how_bytes_are_cut_makes_no_difference(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20),
+        ) {
+            let whole: Vec<u8> = pieces.concat();
+            let expected: Vec<i16> = whole.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
+            let mut down = Downlink::new(Rate::R8K);
+            let got: Vec<i16> = pieces.iter().flat_map(|piece| down.convert(piece)).collect();
+            prop_assert_eq!(got, expected);
+        }
+
+        #[test]
+        fn narrowband_passes_bit_exact(samples in proptest::collection::vec(any::<i16>(), 0..1000)) {
+            let mut up = Uplink::new(Rate::R8K);
+            let mut got = Vec::new();
+            for piece in samples.chunks(160) {
+                up.push(piece);
+                while let Some(chunk) = up.pop() {
+                    got.extend(chunk.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
+                }
+            }
+            let whole = samples.len() / 160 * 160;
+            prop_assert_eq!(&got[..], &samples[..whole]);
+        }
+    }
+}
