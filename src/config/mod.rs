@@ -1,1 +1,384 @@
-//! Settings: compiled-in `default.toml` < `hark.toml` < `HARK__SECTION__KEY` < the contract's own variables.
+//! Settings: compiled-in `default.toml` < `hark.toml` < `HARK__SECTION__KEY` < the contract's own variables < the command line.
+//!
+//! Nothing in here reads the process's environment: it is handed in, so that tests can have their own. Every fault is found and
+//! reported at once ([`Faults`]); what comes out ([`Config`]) has been checked as a whole.
+
+mod contract;
+mod fault;
+mod layer;
+mod validate;
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _},
+};
+
+use self::{
+    contract::{Contract, given},
+    layer::{Layer, Schema, plain},
+};
+pub use self::{
+    fault::{Fault, Faults, redacted_url},
+    layer::DEFAULTS,
+};
+use crate::{agent, api, asterisk::audiosocket, call, webhook};
+
+/// Where a `hark.toml` is looked for when nobody says where it is.
+pub const SEARCH: [&str; 2] = ["hark.toml", "/etc/hark/hark.toml"];
+
+/// All settings, checked.
+#[derive(Clone)]
+pub struct Config {
+    /// The AudioSocket listener.
+    pub audiosocket: audiosocket::Config,
+    /// The HTTP service.
+    pub http: api::Config,
+    /// The AI services.
+    pub agent: agent::Config,
+    /// The conversation.
+    pub call: call::Config,
+    /// Where events go.
+    pub webhooks: webhook::Config,
+    /// Outgoing encrypted connections.
+    pub tls: Tls,
+    /// Limits.
+    pub limits: Limits,
+    /// Logging.
+    pub log: Log,
+    /// Directory for what has to survive a restart.
+    pub data_dir: PathBuf,
+    /// What whoever runs this should be told once.
+    pub notices: Vec<String>,
+    /// Every setting as it may be shown, by name.
+    pub settings: Vec<Setting>,
+}
+
+/// Outgoing encrypted connections.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Certificates (PEM) to trust beside those of the system.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Limits.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Calls at once.
+    pub max_calls: usize,
+    /// Threads that carry audio. 0 (everything on the caller's runtime) is for tests and cannot be configured.
+    #[serde(deserialize_with = "count_or_cores")]
+    pub media_threads: usize,
+    /// How long calls may go on after the gateway was told to stop, in s.
+    pub shutdown_grace_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_calls: 1_000, media_threads: cores(), shutdown_grace_s: 8 }
+    }
+}
+
+/// Logging.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// Which lines there are: a level, or directives per module (`info,hark::webhook=debug`).
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Human.
+    #[default]
+    Auto,
+    /// For people, and for whoever greps AVR's lines.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One setting as it may be shown: secrets are `***`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Dotted name.
+    pub key: String,
+    /// Value.
+    pub value: String,
+    /// Where it was set: a variable, a file, an option; `None` = default.
+    pub origin: Option<String>,
+}
+
+/// Where settings come from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The environment.
+    pub env: BTreeMap<String, String>,
+    /// The file named on the command line; wins over `HARK_CONFIG`.
+    pub file: Option<PathBuf>,
+    /// Where to look for a file that nobody named; the first that exists is taken.
+    pub search: Vec<PathBuf>,
+    /// Options of the command line that are settings: option, dotted name, value.
+    pub options: Vec<(&'static str, &'static str, String)>,
+}
+
+impl Sources {
+    /// This process's environment and the usual places.
+    #[must_use]
+    pub fn process() -> Self {
+        let env =
+            std::env::vars_os().map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned()));
+        Self { env: env.collect(), search: SEARCH.iter().map(PathBuf::from).collect(), ..Self::default() }
+    }
+}
+
+impl Config {
+    /// Reads and checks all settings.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, at once.
+    pub fn load(sources: &Sources) -> Result<Self, Faults> {
+        let schema = Schema::new();
+        let mut faults = Faults::default();
+        let mut notices = Vec::new();
+        let file = file_layer(&schema, sources, &mut faults);
+        let env = env_layer(&schema, &sources.env, &mut faults);
+        let contract = Contract { schema: &schema, env: &sources.env, faults: &mut faults, notices: &mut notices }
+            .layer(&[&file, &env]);
+        let mut options = Layer::default();
+        for (option, key, value) in &sources.options {
+            options.set_text(&schema, key, option, value, &mut faults);
+        }
+        let mut merged = Merged::new(&[schema.defaults(), file, env, contract, options], &mut faults);
+        let config = Self {
+            audiosocket: merged.section("audiosocket", &mut faults),
+            http: merged.section("http", &mut faults),
+            agent: merged.section("agent", &mut faults),
+            call: merged.section("call", &mut faults),
+            webhooks: merged.section("webhooks", &mut faults),
+            tls: merged.section("tls", &mut faults),
+            limits: merged.section("limits", &mut faults),
+            log: merged.section("log", &mut faults),
+            data_dir: merged.text("data_dir").unwrap_or_else(|| "hark-data".to_owned()).into(),
+            notices,
+            settings: merged.settings(&schema),
+        };
+        let config = validate::validate(config, &merged, &mut faults);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            audiosocket: audiosocket::Config::default(),
+            http: api::Config::default(),
+            agent: agent::Config::default(),
+            call: call::Config::default(),
+            webhooks: webhook::Config::default(),
+            tls: Tls::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+            data_dir: "hark-data".into(),
+            notices: Vec::new(),
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// Shows the settings as `hark check` does, so that no secret gets into a log by way of `{:?}`.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.settings.iter().map(|setting| (&setting.key, &setting.value))).finish()
+    }
+}
+
+fn file_layer(schema: &Schema, sources: &Sources, faults: &mut Faults) -> Layer {
+    let named = sources.file.clone().or_else(|| given(&sources.env, "HARK_CONFIG").map(PathBuf::from));
+    let path = match &named {
+        Some(path) => path,
+        None => match sources.search.iter().find(|path| path.exists()) {
+            Some(path) => path,
+            None => return Layer::default(),
+        },
+    };
+    match read(path) {
+        Ok(text) => Layer::from_file(schema, path, &text, faults),
+        Err(error) => {
+            let advice = "Give the path of a readable file with --config or HARK_CONFIG.";
+            faults.push("config.file", (path.display().to_string(), None), format!("cannot be read: {error}"), advice);
+            Layer::default()
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    fs::read_to_string(path)
+}
+
+fn env_layer(schema: &Schema, env: &BTreeMap<String, String>, faults: &mut Faults) -> Layer {
+    let mut layer = Layer::default();
+    if let Some(dir) = given(env, "HARK_DATA_DIR") {
+        layer.set("data_dir", "HARK_DATA_DIR", dir, dir);
+    }
+    for (name, _) in env.iter().filter(|(name, _)| name.starts_with("HARK__")) {
+        if let Some(value) = given(env, name) {
+            let key = name["HARK__".len()..].to_ascii_lowercase().replace("__", ".");
+            layer.set_text(schema, &key, name, value, faults);
+        }
+    }
+    layer
+}
+
+/// The layers, laid over one another.
+#[derive(Debug, Default)]
+struct Merged {
+    /// By dotted name.
+    values: BTreeMap<String, config::Value>,
+    /// Name as written → value as written, fit to be shown.
+    shown: BTreeMap<String, String>,
+}
+
+impl Merged {
+    fn new(layers: &[Layer], faults: &mut Faults) -> Self {
+        let builder = layers.iter().fold(config::Config::builder(), |builder, layer| builder.add_source(layer.clone()));
+        let collected = builder.build().and_then(|built| config::Source::collect(&built));
+        let mut merged = Self::default();
+        match collected {
+            Ok(root) => merged.flatten("", root),
+            Err(error) => faults.push("config.file", ("settings", None), error.to_string(), "Correct them."),
+        }
+        for layer in layers {
+            merged.shown.extend(layer.shown.iter().map(|(name, value)| (name.clone(), value.clone())));
+        }
+        merged
+    }
+
+    fn flatten(&mut self, prefix: &str, table: config::Map<String, config::Value>) {
+        for (key, value) in table {
+            let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+            match value.kind {
+                config::ValueKind::Table(inner) => self.flatten(&name, inner),
+                _ => drop(self.values.insert(name, value)),
+            }
+        }
+    }
+
+    /// The section `name`. Its keys are tried one by one, so that each that does not fit is reported; those take their default.
+    fn section<T: DeserializeOwned + Default>(&mut self, name: &str, faults: &mut Faults) -> T {
+        let prefix = format!("{name}.");
+        let keys: Vec<String> = self.values.keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+        for key in keys {
+            if let Err(error) = self.deserialize::<T>(&prefix, |candidate| candidate == key) {
+                let reason = match error {
+                    config::ConfigError::Type { expected, .. } => format!("does not fit: expected {expected}"),
+                    other => bare(other),
+                };
+                faults.push("config.type", self.written(&key), reason, advice_on_type(&key));
+                self.values.remove(&key);
+            }
+        }
+        self.deserialize(&prefix, |_| true).unwrap_or_default()
+    }
+
+    fn deserialize<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<T, config::ConfigError> {
+        let values = self.values.iter().filter(|(key, _)| key.starts_with(prefix) && wanted(key));
+        let mut builder = config::Config::builder();
+        for (key, value) in values {
+            builder = builder.set_override(&key[prefix.len()..], value.clone())?;
+        }
+        builder.build()?.try_deserialize()
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.values.get(key).and_then(|value| value.clone().into_string().ok())
+    }
+
+    /// How `key` and its value were written, for a fault.
+    fn written(&self, key: &str) -> (String, Option<String>) {
+        match self.values.get(key).and_then(config::Value::origin) {
+            Some(name) => (name.to_owned(), self.shown.get(name).cloned()),
+            None => (format!("{key} (default)"), self.values.get(key).map(|value| plain(&value.kind))),
+        }
+    }
+
+    fn settings(&self, schema: &Schema) -> Vec<Setting> {
+        schema
+            .keys()
+            .map(|key| {
+                let value = self.values.get(key);
+                Setting {
+                    key: key.to_owned(),
+                    value: value.map(|value| fault::redacted(key, &plain(&value.kind))).unwrap_or_default(),
+                    origin: value.and_then(config::Value::origin).map(str::to_owned),
+                }
+            })
+            .collect()
+    }
+}
+
+/// The innermost words of an error: the key and its origin are said by the fault.
+fn bare(error: config::ConfigError) -> String {
+    match error {
+        config::ConfigError::At { error, .. } => bare(*error),
+        config::ConfigError::Type { expected, .. } => format!("does not fit: expected {expected}"),
+        other => other.to_string(),
+    }
+}
+
+fn advice_on_type(key: &str) -> &'static str {
+    match key.rsplit('.').next() {
+        Some("listen") => "Write an address and a port, e.g. 127.0.0.1:5001 or [::1]:5001.",
+        Some("allow") => "Write networks, e.g. 10.0.0.0/8 or 192.168.1.20/32.",
+        Some("g711") => "Write auto, ulaw or alaw.",
+        Some("format") => "Write human, json or auto.",
+        _ => "See the README for what it may be.",
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn count_or_cores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum CountOrAuto {
+        Count(usize),
+        Text(String),
+    }
+    match CountOrAuto::deserialize(deserializer)? {
+        CountOrAuto::Count(count) => Ok(count),
+        CountOrAuto::Text(text) if text == "auto" => Ok(cores()),
+        CountOrAuto::Text(_) => Err(D::Error::custom("expected a whole number or \"auto\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,4 @@
 //! Tracing and metrics set-up.
 
+pub mod logging;
 pub mod metrics;

@@ -1,0 +1,318 @@
+//! Layers of settings: what each may say is learnt from `default.toml`, and checked before they are laid over one another.
+
+use std::{collections::BTreeMap, path::Path};
+
+use config::{Map, Source, Value, ValueKind};
+
+use super::fault::{Faults, redacted};
+
+/// The compiled-in settings, with every key explained.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// What a setting can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bool,
+    Count,
+    Number,
+    Text,
+    List,
+    /// A count, or `auto`.
+    CountOrAuto,
+}
+
+/// Every setting there is, by dotted name.
+#[derive(Debug)]
+pub(super) struct Schema(BTreeMap<String, (Kind, ValueKind)>);
+
+impl Schema {
+    /// Learnt from [`DEFAULTS`].
+    pub(super) fn new() -> Self {
+        let mut leaves = Vec::new();
+        // a fault in the compiled-in file would be caught by this module's tests; then there are no keys
+        flatten("", toml::from_str(DEFAULTS).unwrap_or_default(), &mut leaves);
+        Self(
+            leaves
+                .into_iter()
+                .map(|(key, value)| {
+                    let kind = match &value {
+                        _ if key == "limits.media_threads" => Kind::CountOrAuto,
+                        toml::Value::Boolean(_) => Kind::Bool,
+                        toml::Value::Integer(_) => Kind::Count,
+                        toml::Value::Float(_) => Kind::Number,
+                        toml::Value::Array(_) => Kind::List,
+                        _ => Kind::Text,
+                    };
+                    (key, (kind, to_kind(value)))
+                })
+                .collect(),
+        )
+    }
+
+    /// The names of all settings.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The compiled-in settings as a layer.
+    pub(super) fn defaults(&self) -> Layer {
+        let mut layer = Layer::default();
+        for (key, (_, value)) in &self.0 {
+            if *value != ValueKind::String(String::new()) {
+                layer.values.insert(key.clone(), Value::new(None, value.clone()));
+            }
+        }
+        layer
+    }
+
+    fn kind(&self, key: &str) -> Option<Kind> {
+        self.0.get(key).map(|(kind, _)| *kind)
+    }
+
+    fn is_section(&self, key: &str) -> bool {
+        self.0.keys().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    /// The name that was probably meant.
+    fn nearest(&self, key: &str) -> Option<&str> {
+        self.keys().map(|known| (distance(known, key), known)).min().filter(|(d, _)| *d <= 3).map(|(_, known)| known)
+    }
+
+    fn default_text(&self, key: &str) -> String {
+        match self.0.get(key) {
+            Some((_, ValueKind::String(text))) if text.is_empty() => String::new(),
+            Some((_, ValueKind::Array(_))) | None => String::new(),
+            Some((_, value)) => format!(", e.g. {value}, the default"),
+        }
+    }
+}
+
+/// Settings from one place, by dotted name; each knows under which name it was written there.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layer {
+    values: BTreeMap<String, Value>,
+    /// Name as written → value as written, fit to be shown.
+    pub(super) shown: BTreeMap<String, String>,
+}
+
+impl Layer {
+    /// Whether this layer says something about `key`.
+    pub(super) fn says(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// The text of `key`, where this layer has one.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        self.values.get(key).and_then(|value| match &value.kind {
+            ValueKind::String(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Sets `key` to a value that is known to be right.
+    pub(super) fn set(&mut self, key: &str, name: &str, shown: &str, value: impl Into<ValueKind>) {
+        let name = name.to_owned();
+        self.values.insert(key.to_owned(), Value::new(Some(&name), value));
+        self.shown.insert(name, redacted(key, shown));
+    }
+
+    /// Sets `key` from text (the environment, the command line), written as `name`.
+    pub(super) fn set_text(&mut self, schema: &Schema, key: &str, name: &str, text: &str, faults: &mut Faults) {
+        let Some(kind) = schema.kind(key) else { return unknown(schema, key, name, faults) };
+        let trimmed = text.trim();
+        let value = match kind {
+            Kind::Bool => parse_bool(trimmed).map(ValueKind::Boolean),
+            Kind::Count => trimmed.parse::<i64>().ok().filter(|n| *n >= 0).map(ValueKind::I64),
+            Kind::Number => trimmed.parse::<f64>().ok().filter(|n| n.is_finite()).map(ValueKind::Float),
+            Kind::Text => Some(ValueKind::String(text.to_owned())),
+            Kind::List => Some(list(trimmed.split(',').map(str::trim).filter(|item| !item.is_empty()), name)),
+            Kind::CountOrAuto if trimmed == "auto" => Some(ValueKind::String(trimmed.to_owned())),
+            Kind::CountOrAuto => trimmed.parse::<i64>().ok().filter(|n| *n >= 0).map(ValueKind::I64),
+        };
+        match value {
+            Some(value) => self.set(key, name, text, value),
+            None => wrong_type(schema, key, kind, name, text, faults),
+        }
+    }
+
+    /// Reads a `hark.toml`; a file that cannot be parsed is one fault.
+    pub(super) fn from_file(schema: &Schema, path: &Path, text: &str, faults: &mut Faults) -> Self {
+        let mut layer = Self::default();
+        let table: toml::Table = match toml::from_str(text) {
+            Ok(table) => table,
+            Err(error) => {
+                // not the error's own text: it quotes the line, which may hold a secret
+                let line =
+                    error.span().map_or(0, |span| text.get(..span.start).map_or(0, |t| t.matches('\n').count())) + 1;
+                let reason = format!("line {line} cannot be read: {}", error.message().replace('\n', ", "));
+                faults.push(
+                    "config.file",
+                    (path.display().to_string(), None),
+                    reason,
+                    "Correct that line (TOML syntax).",
+                );
+                return layer;
+            }
+        };
+        let mut leaves = Vec::new();
+        flatten("", table, &mut leaves);
+        for (key, value) in leaves {
+            if value.is_table() && schema.is_section(&key) {
+                continue; // an empty section
+            }
+            let name = format!("{key} (in {})", path.display());
+            layer.set_toml(schema, &key, &name, value, faults);
+        }
+        layer
+    }
+
+    fn set_toml(&mut self, schema: &Schema, key: &str, name: &str, value: toml::Value, faults: &mut Faults) {
+        let Some(kind) = schema.kind(key) else { return unknown(schema, key, name, faults) };
+        let shown = plain(&to_kind(value.clone()));
+        let fits = match (&value, kind) {
+            (toml::Value::String(text), Kind::Text | Kind::CountOrAuto) if text.is_empty() => return,
+            (toml::Value::Boolean(_), Kind::Bool) | (toml::Value::String(_), Kind::Text) => true,
+            (toml::Value::Integer(n), Kind::Count | Kind::CountOrAuto) => *n >= 0,
+            (toml::Value::String(text), Kind::CountOrAuto) => text == "auto",
+            (toml::Value::Float(n), Kind::Number) => n.is_finite(),
+            (toml::Value::Integer(_), Kind::Number) => true,
+            (toml::Value::Array(items), Kind::List) => items.iter().all(toml::Value::is_str),
+            _ => false,
+        };
+        if fits {
+            self.set(key, name, &shown, to_kind(value));
+        } else {
+            wrong_type(schema, key, kind, name, &shown, faults);
+        }
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.values.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+}
+
+fn unknown(schema: &Schema, key: &str, name: &str, faults: &mut Faults) {
+    let reason = if schema.is_section(key) { "is a section, not a setting" } else { "there is no such setting" };
+    let advice = match schema.nearest(key) {
+        _ if schema.is_section(key) => "Set one of the keys inside it.".to_owned(),
+        Some(near) => format!("Did you mean {near}?"),
+        None => "Remove it, or see the README for the names there are.".to_owned(),
+    };
+    // without its value: a misspelt name does not tell whether that is a secret
+    faults.push("config.unknown_key", (name, None), reason, advice);
+}
+
+fn wrong_type(schema: &Schema, key: &str, kind: Kind, name: &str, shown: &str, faults: &mut Faults) {
+    let expected = match kind {
+        Kind::Bool => "true or false",
+        Kind::Count => "a whole number, 0 or more",
+        Kind::Number => "a number",
+        Kind::Text => "a text in quotes",
+        Kind::List => "a list of texts",
+        Kind::CountOrAuto => "a whole number or \"auto\"",
+    };
+    let advice = format!("Write {expected}{}.", schema.default_text(key));
+    faults.push("config.type", (name, Some(redacted(key, shown))), format!("is not {expected}"), advice);
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+fn list<'a>(items: impl Iterator<Item = &'a str>, name: &str) -> ValueKind {
+    let name = name.to_owned();
+    ValueKind::Array(items.map(|item| Value::new(Some(&name), item)).collect())
+}
+
+/// `kind` as text.
+pub(super) fn plain(kind: &ValueKind) -> String {
+    match kind {
+        ValueKind::Array(items) => items.iter().map(|item| plain(&item.kind)).collect::<Vec<_>>().join(", "),
+        kind => kind.to_string(),
+    }
+}
+
+fn to_kind(value: toml::Value) -> ValueKind {
+    match value {
+        toml::Value::Boolean(b) => ValueKind::Boolean(b),
+        toml::Value::Integer(n) => ValueKind::I64(n),
+        toml::Value::Float(n) => ValueKind::Float(n),
+        toml::Value::String(text) => ValueKind::String(text),
+        toml::Value::Array(items) => {
+            ValueKind::Array(items.into_iter().map(|v| Value::new(None, to_kind(v))).collect())
+        }
+        toml::Value::Datetime(_) | toml::Value::Table(_) => ValueKind::Nil,
+    }
+}
+
+/// The leaves of `table` with their dotted names; an empty section has none, unless it is one that cannot exist.
+fn flatten(prefix: &str, table: toml::Table, leaves: &mut Vec<(String, toml::Value)>) {
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+        match value {
+            toml::Value::Table(inner) if !inner.is_empty() => flatten(&name, inner, leaves),
+            other => leaves.push((name, other)),
+        }
+    }
+}
+
+/// How many letters have to change to make `a` into `b` (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(100).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_letters() {
+        assert_eq!(distance("listen", "listen"), 0);
+        assert_eq!(distance("listen", "lisen"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn an_empty_known_section_is_no_fault_but_an_unknown_one_is() {
+        let mut faults = Faults::default();
+        Layer::from_file(&Schema::new(), Path::new("hark.toml"), "[webhooks]\n[wehbooks]\n", &mut faults);
+        assert_eq!(faults.0.len(), 1, "{faults}");
+        assert!(faults.0[0].key.starts_with("wehbooks"), "{faults}");
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_named_but_not_quoted() {
+        let mut faults = Faults::default();
+        Layer::from_file(
+            &Schema::new(),
+            Path::new("hark.toml"),
+            "[webhooks]\nsecret = \"hunter2\nretry = 1\n",
+            &mut faults,
+        );
+        let text = faults.to_string();
+        assert!(text.contains("line 2"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}

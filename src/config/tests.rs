@@ -1,0 +1,346 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn env(variables: &[(&str, &str)]) -> Sources {
+    let env = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Sources { env, ..Sources::default() }
+}
+
+fn load(variables: &[(&str, &str)]) -> Config {
+    Config::load(&env(variables)).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn faults(variables: &[(&str, &str)]) -> Faults {
+    Config::load(&env(variables)).expect_err("should be refused")
+}
+
+fn with_file(text: &str, variables: &[(&str, &str)]) -> Result<Config, Faults> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hark.toml");
+    fs::write(&path, text).unwrap();
+    Config::load(&Sources { file: Some(path), ..env(variables) })
+}
+
+/// The keys of a section's struct: serde names them when it meets one that it does not know.
+fn fields<T: DeserializeOwned>() -> Vec<String> {
+    let error = match toml::from_str::<T>("no_such_key = 1") {
+        Ok(_) => panic!("takes unknown keys"),
+        Err(error) => error.message().to_owned(),
+    };
+    error.split('`').skip(3).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn default_toml_is_the_default_of_every_struct() {
+    fn same<T: Debug>(parsed: &T, default: &T) {
+        assert_eq!(format!("{parsed:?}"), format!("{default:?}"));
+    }
+    let (parsed, default) = (load(&[]), Config::default());
+    same(&parsed.audiosocket, &default.audiosocket);
+    same(&parsed.http, &default.http);
+    same(&parsed.agent, &default.agent);
+    same(&parsed.call, &default.call);
+    same(&parsed.webhooks, &default.webhooks);
+    same(&parsed.tls, &default.tls);
+    same(&parsed.limits, &default.limits);
+    same(&parsed.log, &default.log);
+    same(&parsed.data_dir, &default.data_dir);
+}
+
+#[test]
+fn default_toml_has_every_key_of_every_struct() {
+    let schema = Schema::new();
+    let mut known: Vec<&str> = schema.keys().collect();
+    let mut expected: Vec<String> = vec!["data_dir".to_owned()];
+    for (section, fields) in [
+        ("audiosocket", fields::<audiosocket::Config>()),
+        ("http", fields::<api::Config>()),
+        ("agent", fields::<agent::Config>()),
+        ("call", fields::<call::Config>()),
+        ("call.vad", fields::<call::Vad>()),
+        ("webhooks", fields::<webhook::Config>()),
+        ("tls", fields::<Tls>()),
+        ("limits", fields::<Limits>()),
+        ("log", fields::<Log>()),
+    ] {
+        assert!(!fields.is_empty(), "{section}");
+        expected.extend(fields.iter().map(|field| format!("{section}.{field}")));
+    }
+    expected.retain(|key| key != "call.vad");
+    expected.sort();
+    known.sort_unstable();
+    assert_eq!(known, expected);
+}
+
+#[test]
+fn every_default_is_explained() {
+    let mut explained = false;
+    for line in DEFAULTS.lines().filter(|line| !line.is_empty()) {
+        assert!(line.starts_with(['#', '[']) || explained, "no comment above: {line}");
+        explained = line.starts_with('#');
+    }
+}
+
+#[test]
+fn layers_win_in_their_order() {
+    let file = "[webhooks]\nretry = 1\ntimeout_ms = 1\n[limits]\nmax_calls = 1\n[call]\nmax_queue_s = 1";
+    let config = with_file(
+        file,
+        &[
+            ("HARK__WEBHOOKS__RETRY", "2"),
+            ("HARK__WEBHOOKS__TIMEOUT_MS", "2"),
+            ("HARK__LIMITS__MAX_CALLS", "2"),
+            ("WEBHOOK_RETRY", "3"),
+        ],
+    )
+    .unwrap();
+    assert_eq!((config.webhooks.retry, config.webhooks.timeout_ms), (3, 2));
+    assert_eq!((config.limits.max_calls, config.call.max_queue_s), (2, 1));
+    assert_eq!(config.webhooks.backoff_ms, 1_000);
+    let options = vec![("--log-level", "log.level", "debug".to_owned())];
+    let config = Config::load(&Sources { options, ..env(&[("HARK__LOG__LEVEL", "warn")]) }).unwrap();
+    assert_eq!(config.log.level, "debug");
+}
+
+#[test]
+fn a_file_is_found_where_it_is_said_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let (named, found) = (dir.path().join("named.toml"), dir.path().join("found.toml"));
+    fs::write(&named, "[limits]\nmax_calls = 7").unwrap();
+    fs::write(&found, "[limits]\nmax_calls = 9").unwrap();
+    let search = vec![dir.path().join("absent.toml"), found];
+    let by_env = Sources { search: search.clone(), ..env(&[("HARK_CONFIG", named.to_str().unwrap())]) };
+    assert_eq!(Config::load(&by_env).unwrap().limits.max_calls, 7);
+    assert_eq!(Config::load(&Sources { search, ..env(&[]) }).unwrap().limits.max_calls, 9);
+    let absent = faults(&[("HARK_CONFIG", "/nonexistent/hark.toml")]);
+    assert_eq!(absent.0[0].code, "config.file");
+    assert!(absent.to_string().contains("/nonexistent/hark.toml"), "{absent}");
+}
+
+#[test]
+fn types_of_the_environment_are_those_of_the_setting() {
+    let config = load(&[
+        ("HARK__AUDIOSOCKET__ALLOW", "10.0.0.0/8, 192.168.1.20/32"),
+        ("HARK__AUDIOSOCKET__G711", "alaw"),
+        ("HARK__CALL__DTMF_MASK", "true"),
+        ("HARK__CALL__VAD__POSITIVE", "0.6"),
+        ("HARK__LIMITS__MEDIA_THREADS", "3"),
+        ("HARK__AGENT__GREETING", "true"),
+        ("HARK_DATA_DIR", "/var/lib/hark"),
+    ]);
+    assert_eq!(config.audiosocket.allow.len(), 2);
+    assert_eq!(config.audiosocket.g711, audiosocket::G711::Alaw);
+    assert!(config.call.dtmf_mask);
+    assert!((config.call.vad.positive - 0.6).abs() < 1e-6);
+    assert_eq!(config.limits.media_threads, 3);
+    assert_eq!(config.agent.greeting.as_deref(), Some("true"));
+    assert_eq!(config.data_dir, Path::new("/var/lib/hark"));
+}
+
+#[test]
+fn the_environment_of_avr_infra_is_taken_as_it_is() {
+    let config = load(&[
+        ("PORT", "5001"),
+        ("ASR_URL", "http://avr-asr-deepgram:6010/speech-to-text-stream"),
+        ("LLM_URL", "http://avr-llm-openai:6002/prompt-stream"),
+        ("TTS_URL", "http://avr-tts-deepgram:6011/text-to-speech-stream"),
+        ("INTERRUPT_LISTENING", "true"),
+        ("SYSTEM_MESSAGE", "\"Hello, how can I help you today?\""),
+        ("AMBIENT_NOISE_FILE", "ambient_sounds/office_background.raw"),
+        ("AMBIENT_NOISE_LEVEL", "0.10"),
+        ("WEBHOOK_URL", "undefined"),
+        ("WEBHOOK_SECRET", "undefined"),
+        ("WEBHOOK_TIMEOUT", ""),
+        ("STS_URL", "null"),
+        ("AGENT_ID", "a1"),
+        ("AGENT_NAME", "reception"),
+    ]);
+    assert_eq!(config.audiosocket.listen.to_string(), "0.0.0.0:5001");
+    assert!(!config.http.enabled);
+    assert_eq!(config.agent.asr_url.as_deref(), Some("http://avr-asr-deepgram:6010/speech-to-text-stream"));
+    assert_eq!(config.agent.greeting.as_deref(), Some("Hello, how can I help you today?"));
+    assert!(config.call.interrupt_listening);
+    assert!((config.call.ambient_level - 0.1).abs() < 1e-6);
+    assert_eq!((config.agent.sts_url, config.webhooks.url, config.webhooks.secret), (None, None, None));
+    assert_eq!(config.webhooks.timeout_ms, 3_000);
+    assert_eq!(config.webhooks.agent_id.as_deref(), Some("a1"));
+}
+
+#[test]
+fn listeners_are_on_loopback_unless_told_otherwise() {
+    let config = load(&[]);
+    assert!(
+        config.http.enabled && config.http.listen.ip().is_loopback() && config.audiosocket.listen.ip().is_loopback()
+    );
+    let config = load(&[("HTTP_PORT", "6002")]);
+    assert!(config.http.enabled);
+    assert_eq!(config.http.listen.to_string(), "0.0.0.0:6002");
+    assert!(config.audiosocket.listen.ip().is_loopback());
+    assert!(config.notices.iter().any(|notice| notice.contains("no authentication")), "{:?}", config.notices);
+}
+
+#[test]
+fn http_is_off_with_variables_of_avr_unless_decided() {
+    assert!(!load(&[("STS_URL", "ws://localhost:6030")]).http.enabled);
+    assert!(load(&[("STS_URL", "ws://localhost:6030"), ("HTTP_PORT", "6001")]).http.enabled);
+    assert!(load(&[("STS_URL", "ws://localhost:6030"), ("HARK__HTTP__ENABLED", "true")]).http.enabled);
+    assert!(load(&[("STS_URL", "undefined")]).http.enabled);
+    assert!(load(&[("HARK__AGENT__STS_URL", "ws://localhost:6030")]).http.enabled);
+}
+
+#[test]
+fn lower_case_aliases_yield_to_their_proper_names() {
+    let config = load(&[("asr_URL", "http://old:1"), ("ASR_URL", "http://new:1"), ("tts_URL", "http://old:2")]);
+    assert_eq!(config.agent.asr_url.as_deref(), Some("http://new:1"));
+    assert_eq!(config.agent.tts_url.as_deref(), Some("http://old:2"));
+}
+
+#[test]
+fn vad_variables_are_numbers_on_the_scale_of_avr() {
+    let avr = load(&[
+        ("VAD_POSITIVE_SPEECH_THRESHOLD", "0.08"),
+        ("VAD_NEGATIVE_SPEECH_THRESHOLD", "0.03"),
+        ("VAD_MIN_SPEECH_FRAMES", "3"),
+        ("VAD_PRE_SPEECH_PAD_FRAMES", "3"),
+        ("VAD_REDEMPTION_FRAMES", "8"),
+        ("VAD_FRAME_SAMPLES", "512"),
+        ("VAD_MODEL", "v5"),
+    ]);
+    assert_eq!(format!("{:?}", avr.call.vad), format!("{:?}", call::Vad::default()));
+    assert_eq!(avr.notices.iter().filter(|notice| notice.contains("VAD_MODEL")).count(), 1);
+    let longer = load(&[("VAD_MIN_SPEECH_FRAMES", "5"), ("VAD_FRAME_SAMPLES", "1024")]).call.vad;
+    assert_eq!((longer.min_speech_ms, longer.redemption_ms), (640, 1024));
+    let typo = load(&[("VAD_POSITIVE_TRESHOLD", "0.5")]);
+    assert!(typo.notices.iter().any(|notice| notice.contains("VAD_POSITIVE_TRESHOLD")));
+}
+
+#[test]
+fn every_fault_is_reported_at_once() {
+    let file =
+        "[webhooks]\nretry = \"often\"\nretires = 3\n[call]\nambient_level = 1\n[colour]\nred = 1\n[log]\nlevel = 3";
+    let faults = with_file(
+        file,
+        &[
+            ("AMBIENT_NOISE_LEVEL", "1.5"),
+            ("PORT", "five"),
+            ("STS_URL", "localhost:6030"),
+            ("WEBHOOK_URL", "ftp://host/x"),
+            ("WEBHOOK_RETRY", "durable"),
+            ("VAD_FRAME_SAMPLES", "0"),
+            ("VAD_MODEL", "v9"),
+            ("INTERRUPT_LISTENING", "perhaps"),
+            ("HARK__CALL__AMBIENT_LEVLE", "0.1"),
+            ("HARK__AUDIOSOCKET__ALLOW", "10.0.0.0/8,everybody"),
+            ("HARK__AUDIOSOCKET__G711", "mp3"),
+            ("HARK__LIMITS__MAX_CALLS", "0"),
+            ("HARK__HTTP__LISTEN", "6001"),
+        ],
+    )
+    .expect_err("should be refused");
+    let text = faults.to_string();
+    for key in [
+        "webhooks.retry (in",
+        "webhooks.retires (in",
+        "colour.red (in",
+        "log.level (in",
+        "AMBIENT_NOISE_LEVEL = \"1.5\"",
+        "PORT = \"five\"",
+        "STS_URL = ",
+        "WEBHOOK_URL = ",
+        "WEBHOOK_RETRY = ",
+        "VAD_FRAME_SAMPLES = \"0\"",
+        "VAD_MODEL = ",
+        "INTERRUPT_LISTENING = ",
+        "HARK__CALL__AMBIENT_LEVLE",
+        "HARK__AUDIOSOCKET__ALLOW = ",
+        "HARK__AUDIOSOCKET__G711 = \"mp3\"",
+        "HARK__LIMITS__MAX_CALLS = \"0\"",
+        "HARK__HTTP__LISTEN = \"6001\"",
+    ] {
+        assert_eq!(text.matches(key).count(), 1, "{key} in\n{text}");
+    }
+    assert_eq!(faults.0.len(), 17, "{text}");
+    assert!(
+        text.contains("Did you mean webhooks.retry?") && text.contains("Did you mean call.ambient_level?"),
+        "{text}"
+    );
+    assert!(faults.0.iter().all(|fault| !fault.advice.is_empty() && fault.code.starts_with("config.")));
+}
+
+#[test]
+fn ambient_level_is_checked_without_a_file() {
+    for level in ["-0.1", "1.01", "NaN", "loud"] {
+        let faults = faults(&[("AMBIENT_NOISE_LEVEL", level)]);
+        assert_eq!(faults.0.len(), 1, "{faults}");
+    }
+    for level in ["0", "1", "0.0", "1.0", " 0.5 "] {
+        load(&[("AMBIENT_NOISE_LEVEL", level)]);
+    }
+}
+
+#[test]
+fn settings_that_cannot_go_together_are_faults() {
+    let collision = faults(&[("PORT", "6001"), ("HTTP_PORT", "6001")]);
+    assert!(
+        collision.to_string().contains("HTTP_PORT") && collision.to_string().contains("of PORT too (0.0.0.0:6001)"),
+        "{collision}"
+    );
+    assert_eq!(collision.0[0].code, "config.conflict");
+    load(&[("PORT", "6001")]); // HTTP is off
+    load(&[("HARK__AUDIOSOCKET__LISTEN", "127.0.0.1:0"), ("HARK__HTTP__LISTEN", "127.0.0.1:0")]);
+    let thresholds = faults(&[("VAD_NEGATIVE_SPEECH_THRESHOLD", "0.2")]);
+    assert!(thresholds.0[0].key == "VAD_NEGATIVE_SPEECH_THRESHOLD", "{thresholds}");
+    let registration = faults(&[("PORT", "5001"), ("HARK__AUDIOSOCKET__REQUIRE_REGISTRATION", "true")]);
+    assert!(registration.to_string().contains("POST /call"), "{registration}");
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let secret = "hunter2";
+    let url = "ws://me:hunter2@localhost:6030/?api_key=hunter2";
+    let config =
+        with_file("[webhooks]\nsecret = \"hunter2\"", &[("STS_URL", url), ("WEBHOOK_SECRET", secret)]).unwrap();
+    assert_eq!(config.webhooks.secret.as_deref(), Some(secret));
+    assert!(!format!("{config:?}").contains(secret), "{config:?}");
+    assert!(!format!("{:?}", config.settings).contains(secret), "{:?}", config.settings);
+    assert!(config.settings.iter().any(|setting| setting.key == "webhooks.secret" && setting.value == "***"));
+    let faults = faults(&[
+        ("WEBHOOK_SECRET", "hunter2\u{1}"),
+        ("STS_URL", "smtp://me:hunter2@localhost"),
+        ("ASR_URL", "//me:hunter2@localhost"),
+        ("HARK__WEBHOOKS__SECRETE", secret),
+    ]);
+    assert_eq!(faults.0.len(), 4, "{faults}");
+    assert!(!faults.to_string().contains(secret), "{faults}");
+}
+
+proptest! {
+    #[test]
+    fn any_environment_ends_in_a_value_or_faults(
+        names in proptest::collection::vec(prop_oneof![
+            Just("PORT".to_owned()), Just("VAD_MIN_SPEECH_FRAMES".to_owned()), Just("VAD_FRAME_SAMPLES".to_owned()),
+            Just("AMBIENT_NOISE_LEVEL".to_owned()), Just("SYSTEM_MESSAGE".to_owned()), Just("STS_URL".to_owned()),
+            Just("HARK__LIMITS__MEDIA_THREADS".to_owned()), Just("HARK__CALL__VAD".to_owned()), "HARK__[A-Z_.\\[\\]0-9]{0,12}",
+        ], 1..8),
+        values in proptest::collection::vec(prop_oneof!["\\PC{0,12}", "[-0-9.e]{0,24}", "[a-z:/@?]{0,12}"], 8),
+    ) {
+        let env: BTreeMap<String, String> = names.into_iter().zip(values).collect();
+        let result = Config::load(&Sources { env, ..Sources::default() });
+        if let Err(faults) = result {
+            prop_assert!(!faults.is_empty());
+            prop_assert!(faults.to_string().lines().count() == faults.0.len() + 2);
+        }
+    }
+
+    #[test]
+    fn any_file_ends_in_a_value_or_faults(text in "(\\[(call|webhooks|x)\\]\n|[a-z_.\"]{0,8} ?= ?[-0-9a-z\"\\[\\]{}.]{0,8}\n|\\PC{0,6}\n){0,8}") {
+        let mut faults = Faults::default();
+        Layer::from_file(&Schema::new(), Path::new("hark.toml"), &text, &mut faults);
+        prop_assert!(faults.0.iter().all(|fault| !fault.to_string().contains('\n')));
+    }
+}

@@ -1,0 +1,167 @@
+//! What each setting must be beyond its type, and which settings cannot go together.
+
+use std::net::SocketAddr;
+
+use url::Url;
+
+use super::{Config, Merged, fault::Faults};
+
+/// Counts and times that make sense: name, least, most.
+const RANGES: &[(&str, i64, i64)] = &[
+    ("audiosocket.uuid_timeout_ms", 1, 600_000),
+    ("audiosocket.idle_media_s", 1, 86_400),
+    ("audiosocket.dead_peer_ms", 100, 600_000),
+    ("audiosocket.max_pending", 1, 100_000),
+    ("http.announcement_ttl_s", 1, 604_800),
+    ("http.max_announcements", 1, 10_000_000),
+    ("agent.connect_timeout_ms", 1, 600_000),
+    ("agent.reconnect_ms", 0, 600_000),
+    ("agent.debounce_ms", 0, 10_000),
+    ("agent.rotate_s", 1, 86_400),
+    ("agent.llm_timeout_ms", 1, 3_600_000),
+    ("agent.tts_timeout_ms", 1, 3_600_000),
+    ("agent.silent_after_error_ms", 1, 3_600_000),
+    ("call.cushion_ms", 0, 15),
+    ("call.max_duration_s", 0, 31_536_000),
+    ("call.max_queue_s", 1, 3_600),
+    ("call.network_delay_ms", 0, 5_000),
+    ("call.vad.min_speech_ms", 1, 60_000),
+    ("call.vad.redemption_ms", 1, 60_000),
+    ("webhooks.timeout_ms", 1, 600_000),
+    ("webhooks.retry", 0, 100),
+    ("webhooks.backoff_ms", 1, 3_600_000),
+    ("webhooks.capacity", 1, 10_000_000),
+    ("webhooks.concurrency", 1, 10_000),
+    ("limits.max_calls", 1, 1_000_000),
+    ("limits.media_threads", 1, 1_024),
+    ("limits.shutdown_grace_s", 0, 86_400),
+];
+
+/// Checks `config` as a whole and adds what its user should be told.
+pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults) -> Config {
+    ranges(merged, faults);
+    levels(&config, merged, faults);
+    urls(&config, merged, faults);
+    headers(&config, merged, faults);
+    listeners(&config, merged, faults);
+    if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&config.log.level) {
+        let advice = "Write error, warn, info, debug or trace, or directives such as info,hark::webhook=debug.";
+        faults.push("config.type", merged.written("log.level"), format!("is no log level: {error}"), advice);
+    }
+    notices(&mut config, merged);
+    config
+}
+
+fn ranges(merged: &Merged, faults: &mut Faults) {
+    for (key, min, max) in RANGES {
+        let value = merged.values.get(*key).map(|value| &value.kind);
+        if let Some(config::ValueKind::I64(n)) = value
+            && !(min..=max).contains(&n)
+        {
+            let advice = format!("Write a whole number from {min} to {max}.");
+            faults.push("config.range", merged.written(key), format!("must be between {min} and {max}"), advice);
+        }
+    }
+}
+
+fn levels(config: &Config, merged: &Merged, faults: &mut Faults) {
+    let vad = &config.call.vad;
+    for (key, value, advice) in [
+        ("call.ambient_level", config.call.ambient_level, "Write a gain, e.g. 0.3; without any it is 0.9."),
+        ("call.vad.positive", vad.positive, "Write a probability, e.g. 0.5."),
+        ("call.vad.negative", vad.negative, "Write a probability, e.g. 0.35."),
+    ] {
+        if !(0.0..=1.0).contains(&value) {
+            faults.push("config.range", merged.written(key), "must be between 0.0 and 1.0", advice);
+        }
+    }
+    if vad.negative > vad.positive {
+        let (other, _) = merged.written("call.vad.positive");
+        let reason =
+            format!("is above {}: no sound could be silence without being speech before", other.escape_debug());
+        let advice = "Write the lower of the two thresholds here, or raise the other.";
+        faults.push("config.conflict", merged.written("call.vad.negative"), reason, advice);
+    }
+}
+
+fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
+    const SERVICE: &[&str] = &["http", "https", "ws", "wss", "builtin"];
+    let agent = &config.agent;
+    for (key, url, schemes) in [
+        ("agent.asr_url", &agent.asr_url, SERVICE),
+        ("agent.llm_url", &agent.llm_url, SERVICE),
+        ("agent.tts_url", &agent.tts_url, SERVICE),
+        ("agent.sts_url", &agent.sts_url, SERVICE),
+        ("webhooks.url", &config.webhooks.url, &["http", "https"]),
+    ] {
+        let Some(reason) = url.as_deref().and_then(|url| fault_of_url(url, schemes)) else { continue };
+        let advice = match key {
+            "webhooks.url" => "Write a whole URL, e.g. http://127.0.0.1:9000/events.",
+            "agent.sts_url" => "Write a whole URL, e.g. ws://127.0.0.1:6030.",
+            _ => {
+                "Write a whole URL, e.g. http://127.0.0.1:6010/speech-to-text-stream, or builtin: for the embedded agent."
+            }
+        };
+        faults.push("config.url", merged.written(key), reason, advice);
+    }
+}
+
+fn fault_of_url(text: &str, schemes: &[&str]) -> Option<String> {
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(error) => return Some(format!("is not a URL: {error}")),
+    };
+    if !schemes.contains(&url.scheme()) {
+        return Some(format!("begins with {}:, but only {}: are understood", url.scheme(), schemes.join(":, ")));
+    }
+    (url.scheme() != "builtin" && url.host_str().is_none_or(str::is_empty)).then(|| "names no host".to_owned())
+}
+
+fn headers(config: &Config, merged: &Merged, faults: &mut Faults) {
+    let webhooks = &config.webhooks;
+    for (key, value) in [("webhooks.secret", &webhooks.secret), ("webhooks.agent_id", &webhooks.agent_id)] {
+        if value.as_deref().is_some_and(|value| http::HeaderValue::from_str(value).is_err()) {
+            let advice = "Use printable characters only, without line breaks.";
+            faults.push("config.type", merged.written(key), "cannot be sent in an HTTP header", advice);
+        }
+    }
+}
+
+fn listeners(config: &Config, merged: &Merged, faults: &mut Faults) {
+    let (calls, http) = (config.audiosocket.listen, config.http.listen);
+    if config.http.enabled && collide(calls, http) {
+        let (other, _) = merged.written("audiosocket.listen");
+        let reason = format!("is the address of {} too ({calls})", other.escape_debug());
+        let advice = "Give the two listeners different ports, e.g. 5001 for calls and 6001 for HTTP.";
+        faults.push("config.conflict", merged.written("http.listen"), reason, advice);
+    }
+    if config.audiosocket.require_registration && !config.http.enabled {
+        let reason = "takes only calls announced by POST /call, but the HTTP service is off";
+        let advice = "Switch the HTTP service on (HTTP_PORT=6001, or http.enabled = true), or leave this out.";
+        faults.push("config.conflict", merged.written("audiosocket.require_registration"), reason, advice);
+    }
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn notices(config: &mut Config, merged: &Merged) {
+    let agent = &config.agent;
+    if agent.sts_url.is_some() {
+        for (key, url) in
+            [("agent.asr_url", &agent.asr_url), ("agent.llm_url", &agent.llm_url), ("agent.tts_url", &agent.tts_url)]
+        {
+            if url.is_some() {
+                let (name, sts) = (merged.written(key).0, merged.written("agent.sts_url").0);
+                config.notices.push(format!("{name} is ignored, because {sts} is set"));
+            }
+        }
+    }
+    if config.http.enabled && !config.http.listen.ip().is_loopback() && config.http.allow.is_empty() {
+        let listen = config.http.listen;
+        config.notices.push(format!(
+            "the HTTP service on {listen} has no authentication: set http.allow, or keep the port behind a firewall"
+        ));
+    }
+}
