@@ -10,6 +10,7 @@ pub mod level;
 pub mod mix;
 pub mod resample;
 pub mod tone;
+pub mod vad;
 pub mod wav;
 
 pub use format::{AudioFormat, Encoding, Rate, UnknownRate};
