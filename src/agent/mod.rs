@@ -1,5 +1,6 @@
 //! The AI services of a call. Services are URLs: one string names a service and its scheme picks the adapter.
 
+pub mod builtin;
 mod outgoing;
 mod route;
 pub mod sts;

@@ -2,6 +2,7 @@
 //!
 //! A pure state machine: no socket, no task, no clock. [`Call::handle`] is the only way in.
 
+pub mod apology;
 mod config;
 mod event;
 mod id;
