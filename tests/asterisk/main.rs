@@ -6,3 +6,5 @@
 mod support;
 
 mod bench_call;
+mod endings;
+mod fallback;

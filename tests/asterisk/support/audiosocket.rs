@@ -69,10 +69,17 @@ impl Connection {
         send(&self.write, kind, payload).await.expect("Asterisk reads");
     }
 
-    /// Close as a process does that is killed: everything unread makes it a reset.
-    pub async fn close(self) {
+    /// Close; with `reset` the way a process does that is killed while audio lies unread.
+    pub async fn close(self, reset: bool) {
         self.reader.abort();
         let _ = self.reader.await;
+        if reset {
+            let write = Arc::into_inner(self.write).expect("the reader is gone").into_inner();
+            let linger = socket2::SockRef::from(write.as_ref()).set_linger(Some(Duration::ZERO));
+            linger.expect("SO_LINGER");
+            // dropping it would send a FIN first
+            write.forget();
+        }
     }
 
     pub fn frames(&self) -> Vec<Frame> {

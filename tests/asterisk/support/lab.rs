@@ -40,6 +40,14 @@ const MINIMAL: &[(&str, &str)] = &[
     ("udptl.conf", ""),
 ];
 
+/// The files that users copy, and what of them is edited here as a user would edit it.
+const USERS: &[(&str, &str)] = &[
+    ("extensions-hark.conf", include_str!("../../../asterisk-conf/extensions-hark.conf")),
+    ("extensions_custom.conf", include_str!("../../../asterisk-conf/freepbx/extensions_custom.conf")),
+];
+const EDITED_AUDIOSOCKET: &str = "127.0.0.1:5001";
+const EDITED_HTTP: &str = "http://127.0.0.1:6001";
+
 /// Where the dialplan finds the gateway.
 #[derive(Debug, Clone, Copy)]
 pub struct Gateway {
@@ -208,6 +216,18 @@ fn write_configuration(dir: &Path, rootfs: &Path, sip: SocketAddr, gateway: Gate
             .replace("@TRIPLET@", &triplet())
             .replace("@SIP@", &sip.port().to_string())
             .replace("@AUDIOSOCKET@", &gateway.audiosocket.to_string());
+        std::fs::write(etc.join(name), text).expect("write");
+    }
+    // a gateway without HTTP: a port where nobody listens
+    let http = gateway.http.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9)));
+    for (name, text) in USERS {
+        for line in [EDITED_AUDIOSOCKET, EDITED_HTTP] {
+            assert_eq!(text.matches(&format!("={line})")).count(), 1, "{name}: {line} is set in one place");
+        }
+        let text = text
+            .replace(EDITED_AUDIOSOCKET, &gateway.audiosocket.to_string())
+            .replace(EDITED_HTTP, &format!("http://{http}"))
+            .replace("Dial(PJSIP/operator,30)", "Goto(operator,s,1)");
         std::fs::write(etc.join(name), text).expect("write");
     }
 }
