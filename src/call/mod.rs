@@ -5,12 +5,20 @@
 pub mod apology;
 mod config;
 mod event;
+mod grid;
 mod id;
 mod link;
+mod machine;
+mod playout;
+mod turn;
 
 pub use config::{Config, Vad};
 pub use event::{CallEvent, EndReason, Envelope, Role};
+pub use grid::{CATCH_UP, PERIOD};
 pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
 pub use link::{
     Agent, AgentEvent, AgentInput, Cause, Command, Edge, Fault, Input, Leg, LegCommand, LegEvent, Link, Output, Sent,
 };
+pub use machine::{Call, Mode, Setup, Stats};
+pub use playout::Budget;
+pub use turn::VOICE_MS;

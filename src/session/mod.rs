@@ -1,5 +1,9 @@
 //! The async side of one call: the loop that drives it, the registry of live calls and of announced ones.
 
 mod announce;
+mod registry;
+mod run;
 
 pub use announce::{Announcement, Announcements, MemoryAnnouncements};
+pub use registry::{Entry, Registry};
+pub use run::{Session, Summary};

@@ -1,0 +1,60 @@
+//! The calls that are live.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::call::{CallId, Command};
+
+/// The calls that are live, by our own identity.
+#[derive(Debug, Default)]
+pub struct Registry {
+    calls: Mutex<HashMap<CallId, Entry>>,
+}
+
+/// A live call.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The UUID on the wire.
+    pub uuid: Uuid,
+    /// When it was accepted.
+    pub started: Instant,
+    /// Where it takes orders.
+    pub commands: mpsc::Sender<Command>,
+}
+
+impl Registry {
+    /// Adds a call; returns how many others with the same UUID are live.
+    pub fn add(&self, id: CallId, entry: Entry) -> usize {
+        let mut calls = self.lock();
+        let same = calls.values().filter(|other| other.uuid == entry.uuid).count();
+        calls.insert(id, entry);
+        same
+    }
+
+    /// Takes a call out.
+    pub fn remove(&self, id: CallId) {
+        self.lock().remove(&id);
+    }
+
+    /// How many calls are live.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether no call is live.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CallId, Entry>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
