@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    AgentEvent, AgentInput, Cause, CallEvent, Command, Digit, Edge, EndReason, Input, LegCommand, LegEvent, Output,
+    AgentEvent, AgentInput, CallEvent, Cause, Command, Digit, Edge, EndReason, Input, LegCommand, LegEvent, Output,
     UtteranceId,
     config::Config,
     grid::{Grid, PATIENCE},
@@ -75,6 +75,8 @@ pub struct Stats {
     pub interruptions: u64,
     /// Onsets that turned out to be no speech.
     pub false_alarms: u64,
+    /// Silent frames left out to take back silence put into a stream that was late.
+    pub skipped_frames: u64,
     /// Samples of agent speech dropped because their utterance had been cut.
     pub late_samples: u64,
 }
@@ -83,9 +85,15 @@ pub struct Stats {
 enum State {
     Live,
     /// The agent is done: what it said is played, then the call ends.
-    Draining { reason: EndReason },
+    Draining {
+        reason: EndReason,
+    },
     /// The call is over for the caller; final transcripts are awaited.
-    Finishing { reason: EndReason, at: Instant, until: Instant },
+    Finishing {
+        reason: EndReason,
+        at: Instant,
+        until: Instant,
+    },
     Over,
 }
 
@@ -214,7 +222,7 @@ impl Call {
     /// What was counted.
     #[must_use]
     pub const fn stats(&self) -> Stats {
-        self.stats
+        Stats { skipped_frames: self.playout.skipped_frames(), ..self.stats }
     }
 
     /// Whether the agent's voice is, or is about to be, in the caller's ear.
@@ -360,11 +368,9 @@ impl Call {
             return;
         }
         match self.voice.heard(probability) {
-            Some(Turn::Onset) => {
-                if self.mode.barge_in && self.is_agent_speaking() {
-                    self.playout.hold();
-                    self.held_since = Some(now);
-                }
+            Some(Turn::Onset) if self.mode.barge_in && self.is_agent_speaking() => {
+                self.playout.hold();
+                self.held_since = Some(now);
             }
             Some(Turn::Confirmed) => {
                 if self.mode.barge_in && (self.is_agent_speaking() || self.playout.is_held()) {
@@ -384,7 +390,7 @@ impl Call {
                     out.push(Output::Agent(AgentInput::CallerSpeech(false)));
                 }
             }
-            None => {}
+            Some(Turn::Onset) | None => {}
         }
     }
 
@@ -470,7 +476,7 @@ impl Call {
                 out.push(Output::Agent(AgentInput::Played(utterance)));
             }
         }
-        let Some(taken) = taken else {
+        let Some(mut frame) = taken else {
             self.silent_slot();
             let mut frame = Frame::silence(self.rate);
             self.mix(&mut frame);
@@ -480,7 +486,6 @@ impl Call {
         self.gap = 0;
         // The end of an utterance is no lateness: nothing is owed after it.
         self.running = !(ended && self.playout.queued() == 0);
-        let mut frame = taken.frame;
         self.mix(&mut frame);
         self.send(frame, true, now, out);
     }

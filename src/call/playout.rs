@@ -63,15 +63,6 @@ pub struct Playout {
     skipped_frames: u64,
 }
 
-/// A frame taken from the playout.
-#[derive(Debug)]
-pub struct Taken {
-    /// The audio.
-    pub frame: Frame,
-    /// How many of its samples are the agent's.
-    pub agent_samples: usize,
-}
-
 impl Playout {
     /// Nothing to play, at `rate`.
     #[must_use]
@@ -117,12 +108,6 @@ impl Playout {
         self.rate.duration_of(self.queued)
     }
 
-    /// Whether anything waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.tail.is_empty()
-    }
-
     /// Whether playing is on hold.
     #[must_use]
     pub const fn is_held(&self) -> bool {
@@ -146,11 +131,11 @@ impl Playout {
 
     /// The next frame, padded with silence where there is too little; `None` where there is nothing or all is held.
     /// Utterances that it ends are added to `played`.
-    pub fn take(&mut self, played: &mut Vec<UtteranceId>) -> Option<Taken> {
+    pub fn take(&mut self, played: &mut Vec<UtteranceId>) -> Option<Frame> {
         let len = self.rate.frame_samples();
         if !self.tail.is_empty() {
             let tail = std::mem::take(&mut self.tail);
-            return Some(Taken { frame: Frame::padded(self.rate, &tail), agent_samples: tail.len().min(len) });
+            return Some(Frame::padded(self.rate, &tail));
         }
         if self.held {
             return None;
@@ -171,7 +156,7 @@ impl Playout {
             let fade = self.fade_samples().min(len);
             mix::fade_in(frame.samples_mut(), fade);
         }
-        Some(Taken { frame, agent_samples: filled })
+        Some(frame)
     }
 
     /// Silence was played while a stream ran: `samples` of it can be taken back later.
@@ -305,11 +290,11 @@ mod tests {
         playout.end(ONE);
         let (mut heard, mut played) = (Vec::new(), Vec::new());
         while let Some(taken) = playout.take(&mut played) {
-            heard.extend_from_slice(taken.frame.samples());
+            heard.extend_from_slice(taken.samples());
         }
         assert_eq!(heard, ramp(1, 800));
         assert_eq!(played, [ONE]);
-        assert!(playout.is_empty());
+        assert_eq!(playout.queued(), 0);
     }
 
     #[test]
@@ -320,7 +305,7 @@ mod tests {
         playout.end(ONE);
         assert!(playout.is_ready());
         let taken = playout.take(&mut Vec::new()).unwrap();
-        assert_eq!((taken.agent_samples, taken.frame.samples()[99], taken.frame.samples()[100]), (100, 100, 0));
+        assert_eq!((taken.samples()[99], taken.samples()[100]), (100, 0));
     }
 
     #[test]
@@ -334,8 +319,8 @@ mod tests {
         // 100 ms played, and the 5 ms of the fade.
         assert_eq!(playout.cut(), Some((ONE, Duration::from_millis(105))));
         let last = playout.take(&mut Vec::new()).unwrap();
-        assert_eq!(last.agent_samples, 40);
-        assert!(last.frame.samples()[40..].iter().all(|&sample| sample == 0));
+        assert!(last.samples()[..20].iter().all(|&sample| sample > 0));
+        assert!(last.samples()[40..].iter().all(|&sample| sample == 0));
         assert!(playout.take(&mut Vec::new()).is_none());
         assert_eq!(playout.cut(), None);
     }
@@ -347,12 +332,12 @@ mod tests {
         playout.take(&mut Vec::new()).unwrap();
         playout.hold();
         let fading = playout.take(&mut Vec::new()).unwrap();
-        assert_eq!(fading.agent_samples, 40);
+        assert!(fading.samples()[20] > 0 && fading.samples()[40] == 0);
         assert!(playout.take(&mut Vec::new()).is_none());
         playout.resume();
         playout.end(ONE);
         let next = playout.take(&mut Vec::new()).unwrap();
-        assert_eq!(next.frame.samples()[159], 160 + 40 + 160);
+        assert_eq!(next.samples()[159], 160 + 40 + 160);
     }
 
     #[test]
@@ -363,7 +348,7 @@ mod tests {
         playout.push(ONE, vec![0; 320]);
         playout.push(ONE, vec![8000; 160]);
         let peaks: Vec<i16> =
-            std::iter::from_fn(|| playout.take(&mut Vec::new())).map(|taken| taken.frame.samples()[0]).collect();
+            std::iter::from_fn(|| playout.take(&mut Vec::new())).map(|taken| taken.samples()[0]).collect();
         assert_eq!(peaks, [9000, 9000, 0, 8000]);
         assert_eq!(playout.skipped_frames(), 1);
     }

@@ -43,12 +43,6 @@ impl Voice {
         Self { config, state: State::Silent, results: 0 }
     }
 
-    /// Whether the caller is speaking (confirmed).
-    #[must_use]
-    pub const fn is_speaking(&self) -> bool {
-        matches!(self.state, State::Speaking { confirmed: true, .. })
-    }
-
     /// Forgets what was heard.
     pub const fn reset(&mut self) {
         self.state = State::Silent;
@@ -79,11 +73,8 @@ impl Voice {
             }
             State::Speaking { silence_ms, confirmed, .. } if is_silence => {
                 *silence_ms += VOICE_MS;
-                let limit = if *confirmed {
-                    self.config.redemption_ms
-                } else {
-                    self.config.redemption_ms.min(FALSE_ALARM_MS)
-                };
+                let limit =
+                    if *confirmed { self.config.redemption_ms } else { self.config.redemption_ms.min(FALSE_ALARM_MS) };
                 if *silence_ms < limit {
                     return None;
                 }
