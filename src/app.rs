@@ -1,1 +1,300 @@
-//! The only place where the rooms meet.
+//! The only place where the rooms meet: a leg is accepted, its agent connected, the session spawned; events go to the outbox;
+//! everything is taken down in order.
+
+mod calls;
+mod media;
+mod sound;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    task::LocalSet,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use self::{calls::Calls, media::Media, sound::Sounds};
+use crate::{
+    agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
+    api,
+    asterisk::audiosocket,
+    call::{Budget, Envelope},
+    config::Config,
+    session::{MemoryAnnouncements, Registry},
+    telemetry::metrics::Metrics,
+    webhook::{self, Webhooks},
+};
+
+/// Memory for agent speech that waits to be played, over all calls.
+const SPEECH_BYTES: usize = 512 << 20;
+/// Events between the calls and the outbox.
+const EVENTS: usize = 1_024;
+/// Of the time a stop may take: kept for ending calls (final words included) and for the last events.
+const ENDING: Duration = Duration::from_millis(2_500);
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// A port cannot be listened on.
+    #[error("cannot listen on {key} = {address}: {source} (is another gateway running? ss -ltnp shows who has the port)")]
+    Listen {
+        /// The setting.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The services are not set as they must be.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// Outgoing connections cannot be prepared.
+    #[error(transparent)]
+    Outgoing(#[from] OutgoingError),
+    /// The webhook client cannot be made.
+    #[error("the webhook client cannot be set up: {0}")]
+    Webhook(reqwest::Error),
+    /// The ambience cannot be read.
+    #[error("call.ambient_file: {0}")]
+    Ambient(String),
+    /// Threads cannot be started.
+    #[error("the media threads cannot be started: {0}")]
+    Media(io::Error),
+}
+
+/// A gateway that listens and has not begun to serve.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    audiosocket: audiosocket::Listener,
+    audiosocket_addr: SocketAddr,
+    http: Option<TcpListener>,
+    http_addr: Option<SocketAddr>,
+    media: Media,
+    inline: Option<media::Inline>,
+    calls: Arc<Calls>,
+    events: mpsc::Receiver<Envelope>,
+    state: api::State<MemoryAnnouncements>,
+    tracker: TaskTracker,
+    delivery: CancellationToken,
+}
+
+/// What was left when the gateway stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Calls that were ended because the grace was over.
+    pub calls_ended: usize,
+    /// Events that were not delivered.
+    pub events_left: usize,
+}
+
+impl App {
+    /// Opens every port and prepares everything that can fail. Has to be called on the control runtime.
+    ///
+    /// # Errors
+    /// A port is taken, or a setting cannot be served.
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
+        let route = Route::parse(&config.agent, &agent::Overrides::default())?;
+        let tls = Arc::new(agent::tls_config(config.tls.ca_file.clone())?);
+        let sounds = Sounds::load(&config.call).map_err(BindError::Ambient)?;
+        let listen = |key, address| move |source| BindError::Listen { key, address, source };
+        let audiosocket = audiosocket::Listener::bind(&config.audiosocket)
+            .await
+            .map_err(listen("audiosocket.listen", config.audiosocket.listen))?;
+        let audiosocket_addr =
+            audiosocket.local_addr().map_err(listen("audiosocket.listen", config.audiosocket.listen))?;
+        let http = match config.http.enabled {
+            true => Some(api::bind(&config.http).await.map_err(listen("http.listen", config.http.listen))?),
+            false => None,
+        };
+        let http_addr = http.as_ref().and_then(|listener| listener.local_addr().ok());
+        let (media, inline) = Media::start(config.limits.media_threads).map_err(BindError::Media)?;
+        let (tracker, delivery) = (TaskTracker::new(), CancellationToken::new());
+        let client = webhook::client_builder(&tls).build().map_err(BindError::Webhook)?;
+        let webhooks = Webhooks::start(&config.webhooks, client, &tracker, delivery.clone());
+        let metrics = Arc::new(Metrics::default());
+        export(&metrics, &audiosocket, &webhooks);
+        let ttl = Duration::from_secs(config.http.announcement_ttl_s);
+        let announcements = Arc::new(MemoryAnnouncements::new(ttl, config.http.max_announcements));
+        let state = api::State {
+            announcements: Arc::clone(&announcements),
+            webhooks,
+            readiness: Arc::default(),
+            metrics: Arc::clone(&metrics),
+            sts_url: config.agent.sts_url.as_deref().filter(|url| *url != "builtin:").map(Into::into),
+        };
+        let (sender, events) = mpsc::channel(EVENTS);
+        let outgoing = Outgoing::new(Arc::clone(&tls), Duration::from_millis(config.agent.connect_timeout_ms))?;
+        let calls = Arc::new(Calls {
+            agent: Arc::new(config.agent.clone()),
+            call: Arc::new(config.call.clone()),
+            audiosocket: config.audiosocket.clone(),
+            outgoing,
+            voice: Voice::new(&config.agent, config.call.dtmf_mask, tokio::runtime::Handle::current()),
+            sounds,
+            budget: Budget::of_bytes(SPEECH_BYTES),
+            permits: Arc::new(Semaphore::new(config.limits.max_calls)),
+            max_calls: config.limits.max_calls,
+            announcements,
+            registry: Registry::default(),
+            metrics,
+            events: sender,
+            stop: CancellationToken::new(),
+            refuse: CancellationToken::new(),
+        });
+        info!("Calls are served by {}", calls::described(&route));
+        Ok(Self {
+            config,
+            audiosocket,
+            audiosocket_addr,
+            http,
+            http_addr,
+            media,
+            inline,
+            calls,
+            events,
+            state,
+            tracker,
+            delivery,
+        })
+    }
+
+    /// Where AudioSocket connections are taken.
+    #[must_use]
+    pub const fn audiosocket_addr(&self) -> SocketAddr {
+        self.audiosocket_addr
+    }
+
+    /// Where HTTP requests are taken, if at all.
+    #[must_use]
+    pub const fn http_addr(&self) -> Option<SocketAddr> {
+        self.http_addr
+    }
+
+    /// Serves until `shutdown`, then lets calls end, ends the rest, delivers the last events, and says what was left.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Summary {
+        match self.inline.take() {
+            // No thread of its own to run calls on: they run beside this, on a thread made for a LocalSet.
+            Some(inline) => {
+                let handle = tokio::runtime::Handle::current();
+                let local = tokio::task::spawn_blocking(move || handle.block_on(LocalSet::new().run_until(inline.run())));
+                let summary = self.serve(shutdown).await;
+                let _ = local.await;
+                summary
+            }
+            None => self.serve(shutdown).await,
+        }
+    }
+
+    /// [`Self::run`] with everything in the caller's task and runtime (`media_threads = 0`), so that a test can pause the clock.
+    pub async fn run_local(mut self, shutdown: CancellationToken) -> Summary {
+        let Some(inline) = self.inline.take() else { return self.serve(shutdown).await };
+        let local = LocalSet::new();
+        let (summary, ()) = local.run_until(async { tokio::join!(self.serve(shutdown), inline.run()) }).await;
+        summary
+    }
+
+    async fn serve(self, shutdown: CancellationToken) -> Summary {
+        let Self { config, mut audiosocket, http, media, calls, events, state, tracker, delivery, .. } = self;
+        let (webhooks, readiness) = (state.webhooks.clone(), Arc::clone(&state.readiness));
+        let http_stop = CancellationToken::new();
+        if let Some(listener) = http {
+            let (http_config, stop) = (config.http.clone(), http_stop.clone());
+            tracker.spawn(async move { api::serve(listener, &http_config, state, stop).await });
+        } else {
+            drop(state);
+        }
+        let event_task = tokio::spawn(deliver(events, webhooks.clone()));
+        loop {
+            let pending = tokio::select! { biased;
+                () = shutdown.cancelled() => break,
+                pending = audiosocket.accept() => pending,
+            };
+            let calls = Arc::clone(&calls);
+            media.run(Box::new(move || Box::pin(calls.serve(pending)))).await;
+        }
+        drop(audiosocket);
+        readiness.set("shutdown", "the gateway is stopping");
+        let deadline = Instant::now() + Duration::from_secs(config.limits.shutdown_grace_s);
+        let calls_ended = drain(&calls, deadline).await;
+        drop(calls);
+        // The threads' jobs hold the rest of the senders: once the last call is gone the event task ends.
+        let threads = media.close();
+        if timeout_at(deadline + ENDING, event_task).await.is_err() {
+            warn!("the last events of some calls were not taken in time");
+        }
+        let events_left = webhooks.flush((deadline + Duration::from_secs(1)).max(Instant::now() + Duration::from_millis(300))).await;
+        http_stop.cancel();
+        delivery.cancel();
+        tracker.close();
+        if timeout_at(Instant::now() + Duration::from_secs(1), tracker.wait()).await.is_err() {
+            debug!("some tasks had to be left");
+        }
+        drop(threads);
+        info!(calls_ended, events_left, "stopped");
+        Summary { calls_ended, events_left }
+    }
+}
+
+/// Waits for the calls, then ends those that are left. Returns how many had to be ended.
+async fn drain(calls: &Calls, deadline: Instant) -> usize {
+    calls.refuse.cancel();
+    let live = calls.registry.len();
+    if live > 0 {
+        info!(calls = live, "stopping: no new calls are taken, those that are live may end by themselves");
+    }
+    let soft = deadline.checked_sub(ENDING).unwrap_or(deadline).max(Instant::now());
+    while !calls.registry.is_empty() && Instant::now() < soft {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let left = calls.registry.len();
+    if left > 0 {
+        warn!(calls = left, "the grace is over: these calls are ended now");
+    }
+    calls.stop.cancel();
+    while !calls.registry.is_empty() && Instant::now() < deadline + ENDING {
+        sleep(Duration::from_millis(20)).await;
+    }
+    left
+}
+
+/// The event task: what a call reported goes to the outbox, in order.
+async fn deliver(mut events: mpsc::Receiver<Envelope>, webhooks: Webhooks) {
+    while let Some(envelope) = events.recv().await {
+        // A full outbox has counted and reported it.
+        let _ = webhooks.put(envelope).await;
+    }
+}
+
+/// Shows what the rooms count under `/metrics`.
+fn export(metrics: &Metrics, audiosocket: &audiosocket::Listener, webhooks: &Webhooks) {
+    let names: Vec<_> = audiosocket.stats().read().into_iter().map(|(name, help, _)| (name, help)).collect();
+    for (index, (name, help)) in names.into_iter().enumerate() {
+        let stats = audiosocket.stats();
+        metrics.register_counter_fn(&format!("audiosocket_{name}"), help.trim_end_matches('.'), move || {
+            stats.read().get(index).map_or(0, |(.., value)| *value)
+        });
+    }
+    webhook_metrics(metrics, webhooks);
+}
+
+fn webhook_metrics(metrics: &Metrics, webhooks: &Webhooks) {
+    use std::sync::atomic::Ordering::Relaxed;
+    let stats = webhooks.stats();
+    metrics.register_gauge_fn("webhook_events_queued", "Events that wait for delivery", move || {
+        #[allow(clippy::cast_precision_loss, reason = "a count of thousands")]
+        let queued = stats.queued.load(Relaxed) as f64;
+        queued
+    });
+    let stats = webhooks.stats();
+    metrics.register_counter_fn("webhook_events_delivered", "Events delivered", move || stats.delivered.load(Relaxed));
+    let stats = webhooks.stats();
+    metrics.register_counter_fn("webhook_events_failed", "Events given up", move || stats.failed.load(Relaxed));
+    let stats = webhooks.stats();
+    metrics.register_counter_fn("webhook_events_lost", "Events lost to a full outbox", move || stats.lost.load(Relaxed));
+    let stats = webhooks.stats();
+    metrics.register_counter_fn("webhook_retries", "Deliveries tried again", move || stats.retried.load(Relaxed));
+}

@@ -68,10 +68,20 @@ pub struct Summary {
     pub duration: Duration,
     /// What was counted.
     pub stats: Stats,
+    /// Frames of the caller.
+    pub frames_in: u64,
     /// Frames of the caller that the agent did not take.
     pub agent_refused: u64,
     /// Transcriptions dropped because nobody took the call's events.
     pub events_lost: u64,
+}
+
+impl Summary {
+    /// A call of which only this is known.
+    #[must_use]
+    pub fn of(reason: EndReason, duration: Duration) -> Self {
+        Self { reason, duration, stats: Stats::default(), frames_in: 0, agent_refused: 0, events_lost: 0 }
+    }
 }
 
 /// Wall-clock times of a call, from one anchor, so that they never run backwards.
@@ -119,6 +129,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
             refused: None,
             unsent: Unsent { queue: VecDeque::new(), lost: 0 },
             clock,
+            frames_in: 0,
             agent_refused: 0,
             end: None,
         };
@@ -131,6 +142,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
             reason,
             duration: driver.clock.instant.elapsed(),
             stats,
+            frames_in: driver.frames_in,
             agent_refused: driver.agent_refused,
             events_lost: driver.unsent.lost,
         };
@@ -185,6 +197,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 _ => None,
             };
             report(&input);
+            driver.frames_in += u64::from(matches!(input, Input::Leg(LegEvent::Audio(_))));
             call.handle(input, now, &mut driver.out);
             driver.carry_out(self);
             if let Some(probability) = probability {
@@ -236,6 +249,7 @@ struct Driver {
     refused: Option<crate::audio::Frame>,
     unsent: Unsent,
     clock: Clock,
+    frames_in: u64,
     agent_refused: u64,
     end: Option<EndReason>,
 }

@@ -1,0 +1,253 @@
+//! From an accepted connection to a running session.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::FutureExt;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+use uuid::Uuid;
+
+use super::sound::Sounds;
+use crate::{
+    agent::{self, Context, Outgoing, Overrides, Route, builtin::Voice},
+    asterisk::audiosocket::{self, Identified, Pending},
+    call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
+    session::{Announcement, Announcements, Entry, MemoryAnnouncements, Registry, Session, Summary},
+    telemetry::metrics::Metrics,
+};
+
+/// How long looking up an announced call may take; then the configured services serve it.
+const LOOK_UP: Duration = Duration::from_millis(50);
+/// Orders to one call that wait.
+const COMMANDS: usize = 16;
+
+/// What every call needs.
+#[derive(Debug)]
+pub(super) struct Calls {
+    pub agent: Arc<agent::Config>,
+    pub call: Arc<crate::call::Config>,
+    pub audiosocket: audiosocket::Config,
+    pub outgoing: Outgoing,
+    pub voice: Voice,
+    pub sounds: Sounds,
+    pub budget: Arc<Budget>,
+    pub permits: Arc<Semaphore>,
+    pub max_calls: usize,
+    pub announcements: Arc<MemoryAnnouncements>,
+    pub registry: Registry,
+    pub metrics: Arc<Metrics>,
+    pub events: mpsc::Sender<Envelope>,
+    /// Ends every call.
+    pub stop: CancellationToken,
+    /// No new calls.
+    pub refuse: CancellationToken,
+}
+
+/// Why a call is not taken.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("all {0} calls of limits.max_calls are in use")]
+    Full(usize),
+    #[error("its UUID was not announced by POST /call (audiosocket.require_registration)")]
+    Unannounced,
+    #[error("the gateway is stopping")]
+    Stopping,
+    #[error("{0}")]
+    Route(#[from] agent::RouteError),
+}
+
+impl Refusal {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Full(_) => "call.refused.full",
+            Self::Unannounced => "call.refused.unannounced",
+            Self::Stopping => "call.refused.stopping",
+            Self::Route(_) => "call.refused.route",
+        }
+    }
+}
+
+impl Calls {
+    /// Serves a connection to its end, on a media thread.
+    pub async fn serve(self: Arc<Self>, pending: Pending) {
+        // A connection without a UUID has been logged and counted.
+        let Ok(identified) = pending.identify(&self.audiosocket).await else { return };
+        let id = CallId::new();
+        let span = info_span!("call", %id, uuid = %identified.uuid);
+        self.take(id, identified).instrument(span).await;
+    }
+
+    async fn take(self: Arc<Self>, id: CallId, identified: Identified) {
+        let uuid = identified.uuid;
+        let announcement = timeout(LOOK_UP, self.announcements.get(uuid)).await.unwrap_or_else(|_| {
+            warn!("looking up the announcement took too long: the configured services serve this call");
+            None
+        });
+        let admitted = self.admit(announcement.as_ref());
+        let (route, permit) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                self.metrics.count(&self.metrics.refused, refusal.code());
+                warn!(code = refusal.code(), peer = %identified.peer, "call refused, the dialplan goes on: {refusal}");
+                identified.refuse().await;
+                return;
+            }
+        };
+        let (commands, orders) = mpsc::channel(COMMANDS);
+        let same = self.registry.add(id, Entry { uuid, started: Instant::now(), commands });
+        let _live = Live { calls: &self, id };
+        if same > 0 {
+            warn!(
+                others = same,
+                "another live call has the same UUID: events of both carry it. Let the dialplan make one per call, e.g. with UUID()"
+            );
+        }
+        info!(peer = %identified.peer, "call started, served by {}", described(&route));
+        self.metrics.calls.inc();
+        self.metrics.active.inc();
+        let summary = self.converse(id, identified, route, orders).await;
+        self.metrics.active.dec();
+        self.count(&summary);
+        drop(permit);
+    }
+
+    fn admit(
+        &self,
+        announcement: Option<&Announcement>,
+    ) -> Result<(Route, tokio::sync::OwnedSemaphorePermit), Refusal> {
+        if self.refuse.is_cancelled() {
+            return Err(Refusal::Stopping);
+        }
+        if self.audiosocket.require_registration && announcement.is_none() {
+            return Err(Refusal::Unannounced);
+        }
+        let overrides = announcement.map_or_else(Overrides::default, |announced| Overrides {
+            sts: announced.sts_url.clone(),
+            asr: announced.asr_url.clone(),
+            llm: announced.llm_url.clone(),
+            tts: announced.tts_url.clone(),
+            greeting: announced.greeting.clone(),
+        });
+        let route = Route::parse(&self.agent, &overrides)?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Full(self.max_calls))?;
+        Ok((route, permit))
+    }
+
+    async fn converse(
+        &self,
+        id: CallId,
+        identified: Identified,
+        route: Route,
+        commands: mpsc::Receiver<crate::call::Command>,
+    ) -> Summary {
+        let uuid = identified.uuid;
+        let leg = identified.into_leg().await;
+        let rate = leg.rate();
+        let setup = Setup {
+            config: Arc::clone(&self.call),
+            rate,
+            mode: mode(&route, self.call.interrupt_listening),
+            ambience: self.sounds.ambience(rate),
+            apology: self.sounds.apology(rate),
+            budget: Arc::clone(&self.budget),
+        };
+        let context =
+            Context { call: id, uuid, rate, config: Arc::clone(&self.agent), outgoing: self.outgoing.clone() };
+        let ended = Arc::new(AtomicBool::new(false));
+        let session = Session {
+            id,
+            uuid,
+            setup,
+            leg,
+            agent: agent::connect(route, context, &self.voice),
+            events: self.events.clone(),
+            commands,
+            stop: self.stop.clone(),
+            ended: Arc::clone(&ended),
+        };
+        let started = Instant::now();
+        match AssertUnwindSafe(session.run()).catch_unwind().await {
+            Ok(summary) => summary,
+            Err(_) => self.panicked(id, uuid, started, &ended).await,
+        }
+    }
+
+    /// A session that panics ends its call alone; whoever counts calls still learns of its end.
+    async fn panicked(&self, id: CallId, uuid: Uuid, started: Instant, ended: &AtomicBool) -> Summary {
+        error!(code = EndReason::Internal.code(), "this call was ended by a fault of the gateway; please report it with the lines above");
+        if !ended.load(Ordering::Acquire) {
+            let event = CallEvent::Ended(EndReason::Internal);
+            let envelope = Envelope { id: EventId::new(), call: id, uuid, at: SystemTime::now(), event };
+            // The event task lives as long as any call.
+            let _ = self.events.send(envelope).await;
+        }
+        Summary::of(EndReason::Internal, started.elapsed())
+    }
+
+    fn count(&self, summary: &Summary) {
+        let (metrics, stats) = (&self.metrics, &summary.stats);
+        metrics.count(&metrics.ended, summary.reason.code());
+        metrics.duration.observe(summary.duration.as_secs_f64());
+        metrics.frames_out.inc_by(stats.frames_played);
+        metrics.frames_in.inc_by(summary.frames_in);
+        metrics.underruns.inc_by(stats.underruns);
+        metrics.interruptions.inc_by(stats.interruptions);
+        info!(
+            reason = summary.reason.code(),
+            seconds = format_args!("{:.1}", summary.duration.as_secs_f64()),
+            interruptions = stats.interruptions,
+            underruns = stats.underruns,
+            stalls = stats.stalls,
+            agent_refused = summary.agent_refused,
+            events_lost = summary.events_lost,
+            "call ended"
+        );
+    }
+}
+
+/// Takes the call out of the registry, however it ends.
+struct Live<'a> {
+    calls: &'a Calls,
+    id: CallId,
+}
+
+impl Drop for Live<'_> {
+    fn drop(&mut self) {
+        self.calls.registry.remove(self.id);
+    }
+}
+
+/// Who listens when, by the kind of agent (contract section 8: a speech-to-speech service interrupts by itself).
+fn mode(route: &Route, interrupt_listening: bool) -> Mode {
+    match route {
+        Route::StsWebSocket(_) | Route::StsHttp(_) => Mode::default(),
+        Route::Cascade { asr, .. } => Mode {
+            barge_in: !interrupt_listening,
+            deaf_while_speaking: interrupt_listening,
+            speech_edges: asr.scheme().starts_with("ws"),
+            digits_interrupt: true,
+        },
+        Route::Builtin { .. } => Mode {
+            barge_in: !interrupt_listening,
+            deaf_while_speaking: interrupt_listening,
+            speech_edges: true,
+            digits_interrupt: true,
+        },
+    }
+}
+
+/// The services in one line, without credentials.
+pub(super) fn described(route: &Route) -> String {
+    format!("{route:?}")
+}
