@@ -39,7 +39,9 @@ const ENDING: Duration = Duration::from_millis(2_500);
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// A port cannot be listened on.
-    #[error("cannot listen on {key} = {address}: {source} (is another gateway running? ss -ltnp shows who has the port)")]
+    #[error(
+        "cannot listen on {key} = {address}: {source} (is another gateway running? ss -ltnp shows who has the port)"
+    )]
     Listen {
         /// The setting.
         key: &'static str,
@@ -180,7 +182,8 @@ impl App {
             // No thread of its own to run calls on: they run beside this, on a thread made for a LocalSet.
             Some(inline) => {
                 let handle = tokio::runtime::Handle::current();
-                let local = tokio::task::spawn_blocking(move || handle.block_on(LocalSet::new().run_until(inline.run())));
+                let local =
+                    tokio::task::spawn_blocking(move || handle.block_on(LocalSet::new().run_until(inline.run())));
                 let summary = self.serve(shutdown).await;
                 let _ = local.await;
                 summary
@@ -226,7 +229,8 @@ impl App {
         if timeout_at(deadline + ENDING, event_task).await.is_err() {
             warn!("the last events of some calls were not taken in time");
         }
-        let events_left = webhooks.flush((deadline + Duration::from_secs(1)).max(Instant::now() + Duration::from_millis(300))).await;
+        let events_left =
+            webhooks.flush((deadline + Duration::from_secs(1)).max(Instant::now() + Duration::from_millis(300))).await;
         http_stop.cancel();
         delivery.cancel();
         tracker.close();
@@ -294,7 +298,8 @@ fn webhook_metrics(metrics: &Metrics, webhooks: &Webhooks) {
     let stats = webhooks.stats();
     metrics.register_counter_fn("webhook_events_failed", "Events given up", move || stats.failed.load(Relaxed));
     let stats = webhooks.stats();
-    metrics.register_counter_fn("webhook_events_lost", "Events lost to a full outbox", move || stats.lost.load(Relaxed));
+    metrics
+        .register_counter_fn("webhook_events_lost", "Events lost to a full outbox", move || stats.lost.load(Relaxed));
     let stats = webhooks.stats();
     metrics.register_counter_fn("webhook_retries", "Deliveries tried again", move || stats.retried.load(Relaxed));
 }

@@ -1,5 +1,6 @@
 //! The AI services of a call. Services are URLs: one string names a service and its scheme picks the adapter.
 
+mod any;
 pub mod builtin;
 mod outgoing;
 mod route;
@@ -8,6 +9,7 @@ pub mod websocket;
 
 use std::sync::Arc;
 
+pub use any::{AnyAgent, connect};
 pub use outgoing::{Outgoing, OutgoingError, http_fault, tls_config};
 pub use route::{Overrides, Route, RouteError};
 

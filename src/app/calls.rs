@@ -164,13 +164,18 @@ impl Calls {
         };
         let context =
             Context { call: id, uuid, rate, config: Arc::clone(&self.agent), outgoing: self.outgoing.clone() };
+        let Some(agent) = agent::connect(route, context, &self.voice) else {
+            error!("a cascade of asr_url, llm_url and tts_url is not served yet; set sts_url");
+            leg.close().await;
+            return Summary::of(EndReason::AgentFailed, Duration::ZERO);
+        };
         let ended = Arc::new(AtomicBool::new(false));
         let session = Session {
             id,
             uuid,
             setup,
             leg,
-            agent: agent::connect(route, context, &self.voice),
+            agent,
             events: self.events.clone(),
             commands,
             stop: self.stop.clone(),
@@ -185,7 +190,10 @@ impl Calls {
 
     /// A session that panics ends its call alone; whoever counts calls still learns of its end.
     async fn panicked(&self, id: CallId, uuid: Uuid, started: Instant, ended: &AtomicBool) -> Summary {
-        error!(code = EndReason::Internal.code(), "this call was ended by a fault of the gateway; please report it with the lines above");
+        error!(
+            code = EndReason::Internal.code(),
+            "this call was ended by a fault of the gateway; please report it with the lines above"
+        );
         if !ended.load(Ordering::Acquire) {
             let event = CallEvent::Ended(EndReason::Internal);
             let envelope = Envelope { id: EventId::new(), call: id, uuid, at: SystemTime::now(), event };

@@ -67,8 +67,7 @@ fn read(path: &Path) -> Result<(u32, Vec<i16>), String> {
     if bytes.starts_with(b"RIFF") {
         return wav::read(&bytes).map_err(|error| format!("{}: {error}", path.display()));
     }
-    let samples: Vec<i16> =
-        bytes.as_chunks::<2>().0.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
+    let samples: Vec<i16> = bytes.as_chunks::<2>().0.iter().map(|pair| i16::from_le_bytes(*pair)).collect();
     if samples.is_empty() {
         return Err(format!("{}: holds no audio (raw s16le mono at 8 kHz, or WAV, is expected)", path.display()));
     }
