@@ -5,6 +5,7 @@
 
 mod support;
 
+mod announce;
 mod bench_call;
 mod endings;
 mod fallback;
