@@ -1,4 +1,7 @@
 //! Integration tests, in one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod api;
 mod audiosocket;
+mod support;
+mod webhook;

@@ -1,0 +1,21 @@
+//! What several tests share.
+
+pub mod log;
+pub mod receiver;
+
+use std::{sync::Arc, time::Duration};
+
+/// A test that takes longer hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// TLS settings that trust nobody: these tests stay on the loopback, without TLS.
+pub fn tls() -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+}
+
+/// An HTTP client for the loopback, as delivery uses it.
+pub fn client() -> reqwest::Client {
+    hark::webhook::client_builder(&tls()).no_proxy().build().unwrap()
+}
