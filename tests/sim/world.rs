@@ -1,0 +1,411 @@
+//! Leg, agent and caller of one simulated call, and the invariants that are checked at every step.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hark::{
+    audio::{Frame, Rate},
+    call::{
+        AgentEvent, AgentInput, Budget, Call, CallEvent, Cause, Command, Config, Digit, Edge, EndReason, Fault, Input,
+        LegCommand, LegEvent, Mode, Output, Role, Setup, Stats, UtteranceId,
+    },
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+const MS: Duration = Duration::from_millis(1);
+const RATE: Rate = Rate::R8K;
+/// Samples of the apology: told apart by their value.
+const APOLOGY: [i16; 800] = [-777; 800];
+
+/// What happens in a call, all decided before it starts.
+pub struct Plan {
+    seed: u64,
+    mode: Mode,
+    max_duration_s: u64,
+    script: Vec<(Duration, Happening)>,
+    stalls: Vec<(Duration, Duration)>,
+    /// Ticks come up to this late.
+    lateness: Duration,
+    final_words_after: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Frame,
+    Voice(f32),
+    Dtmf,
+    Leg(Cause),
+    Speech { utterance: u32, samples: usize },
+    SpeechEnd(u32),
+    Interruption,
+    Words(Role),
+    AgentHangup,
+    AgentFails,
+    Command,
+}
+
+impl Plan {
+    pub fn random(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let sts = rng.random_bool(0.5);
+        let mode = Mode {
+            barge_in: !sts && rng.random_bool(0.8),
+            deaf_while_speaking: !sts && rng.random_bool(0.2),
+            speech_edges: !sts,
+            digits_interrupt: !sts,
+        };
+        let length = Duration::from_millis(rng.random_range(200..40_000));
+        let mut script = Vec::new();
+        caller(&mut rng, length, &mut script);
+        agent(&mut rng, length, sts, &mut script);
+        let end = length + MS * rng.random_range(0..3_000);
+        let ending = match rng.random_range(0..6) {
+            0 | 1 => Happening::Leg(Cause::Normal),
+            2 => Happening::Leg(Cause::Lost),
+            3 => Happening::AgentHangup,
+            4 => Happening::AgentFails,
+            _ => Happening::Command,
+        };
+        script.push((end, ending));
+        // Whatever else happens, the caller hangs up in the end.
+        script.push((end + Duration::from_secs(400), Happening::Leg(Cause::Normal)));
+        let stalls = (0..rng.random_range(0..3))
+            .map(|_| {
+                let from = MS * rng.random_range(0..30_000);
+                (from, from + MS * rng.random_range(20..4_000))
+            })
+            .collect();
+        Self {
+            seed,
+            mode,
+            max_duration_s: if rng.random_bool(0.1) { rng.random_range(1..30) } else { 0 },
+            script,
+            stalls,
+            lateness: MS * if rng.random_bool(0.3) { rng.random_range(0..60) } else { 0 },
+            final_words_after: MS * rng.random_range(0..3_000),
+        }
+    }
+}
+
+fn caller(rng: &mut StdRng, length: Duration, script: &mut Vec<(Duration, Happening)>) {
+    let jitter = rng.random_range(0..15_000);
+    let (mut at, mut voiced_until, mut vad) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    while at < length + Duration::from_secs(60) {
+        if rng.random_bool(0.003) {
+            at += MS * rng.random_range(20..3_000); // DTX, hold, digits
+        }
+        script.push((at + Duration::from_micros(rng.random_range(0..=jitter)), Happening::Frame));
+        if rng.random_bool(0.006) {
+            voiced_until = at + MS * rng.random_range(30..3_000);
+        }
+        if at >= vad {
+            vad = at + 32 * MS;
+            let p = if at < voiced_until { rng.random_range(0.4..1.0) } else { rng.random_range(0.0..0.4) };
+            script.push((at + 16 * MS, Happening::Voice(p)));
+        }
+        if rng.random_bool(0.001) {
+            script.push((at, Happening::Dtmf));
+        }
+        at += 20 * MS;
+    }
+}
+
+fn agent(rng: &mut StdRng, length: Duration, sts: bool, script: &mut Vec<(Duration, Happening)>) {
+    let (mut at, mut utterance) = (MS * rng.random_range(0..2_000), 0);
+    while at < length && utterance < 30 {
+        utterance += 1;
+        let chunks = rng.random_range(1..80);
+        let burst = rng.random_bool(0.5);
+        for _ in 0..chunks {
+            let samples = if burst { rng.random_range(1..4_000) } else { 160 };
+            script.push((at, Happening::Speech { utterance, samples }));
+            at += if burst {
+                MS * rng.random_range(0..3)
+            } else {
+                Duration::from_micros(rng.random_range(15_000..25_000))
+            };
+        }
+        script.push((at, Happening::SpeechEnd(utterance)));
+        if rng.random_bool(0.5) {
+            script.push((at, Happening::Words(if rng.random_bool(0.5) { Role::User } else { Role::Agent })));
+        }
+        if sts && rng.random_bool(0.5) {
+            script.push((at + MS * rng.random_range(0..3_000), Happening::Interruption));
+        }
+        at += MS * rng.random_range(0..4_000);
+    }
+}
+
+/// What came out of a call.
+pub struct Outcome {
+    pub reason: EndReason,
+    pub stats: Stats,
+    pub simulated: Duration,
+}
+
+/// A call in progress.
+pub struct World {
+    plan: Plan,
+    rng: StdRng,
+    call: Call,
+    start: Instant,
+    now: Instant,
+    queue: BinaryHeap<Reverse<(Duration, usize)>>,
+    happenings: Vec<Happening>,
+    held_back: Vec<Happening>,
+    out: Vec<Output>,
+    events: Vec<CallEvent>,
+    end: Option<EndReason>,
+    last_frame: Option<Instant>,
+    /// Samples pushed, and heard, per utterance.
+    pushed: BTreeMap<u32, usize>,
+    heard: BTreeMap<u32, usize>,
+    cut: HashSet<u32>,
+    cut_now: bool,
+    failed_at: Option<Instant>,
+    agent_ended: bool,
+    leg_gone: bool,
+    handled: u64,
+}
+
+impl World {
+    pub fn new(plan: Plan) -> Self {
+        let start = Instant::now();
+        let config = Config { max_duration_s: plan.max_duration_s, ..Config::default() };
+        let setup = Setup {
+            config: Arc::new(config),
+            rate: RATE,
+            mode: plan.mode,
+            ambience: None,
+            apology: Arc::new(APOLOGY),
+            budget: Budget::of_bytes(64 << 20),
+        };
+        let mut out = Vec::new();
+        let call = Call::new(setup, start, &mut out);
+        let happenings: Vec<_> = plan.script.iter().map(|(_, what)| what.clone()).collect();
+        let queue = plan.script.iter().enumerate().map(|(index, (at, _))| Reverse((*at, index))).collect();
+        Self {
+            rng: StdRng::seed_from_u64(plan.seed ^ 0xABCD),
+            plan,
+            call,
+            start,
+            now: start,
+            queue,
+            happenings,
+            held_back: Vec::new(),
+            out,
+            events: Vec::new(),
+            end: None,
+            last_frame: None,
+            pushed: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            cut: HashSet::new(),
+            cut_now: false,
+            failed_at: None,
+            agent_ended: false,
+            leg_gone: false,
+            handled: 0,
+        }
+    }
+
+    pub fn run(mut self) -> Outcome {
+        self.carry_out();
+        while self.end.is_none() {
+            let next = self.queue.peek().map(|Reverse((at, _))| self.start + *at);
+            let late = if self.plan.lateness.is_zero() {
+                Duration::ZERO
+            } else {
+                self.rng.random_range(Duration::ZERO..self.plan.lateness)
+            };
+            let wake = self.call.deadline().max(self.now) + late;
+            match next {
+                Some(at) if at <= wake => {
+                    let Reverse((_, index)) = self.queue.pop().unwrap();
+                    self.now = self.now.max(at);
+                    let what = self.happenings[index].clone();
+                    self.happen(what);
+                }
+                _ => {
+                    self.now = wake;
+                    self.handle(Input::Tick);
+                }
+            }
+            if self.call.wants_agent() {
+                for what in std::mem::take(&mut self.held_back) {
+                    self.happen(what);
+                }
+            }
+            self.check_progress();
+        }
+        self.check_end();
+        Outcome { reason: self.end.unwrap(), stats: self.call.stats(), simulated: self.now - self.start }
+    }
+
+    fn later(&mut self, after: Duration, what: Happening) {
+        self.happenings.push(what);
+        self.queue.push(Reverse((self.now - self.start + after, self.happenings.len() - 1)));
+    }
+
+    fn happen(&mut self, what: Happening) {
+        let of_agent = matches!(
+            what,
+            Happening::Speech { .. }
+                | Happening::SpeechEnd(_)
+                | Happening::Interruption
+                | Happening::Words(_)
+                | Happening::AgentHangup
+                | Happening::AgentFails
+        );
+        let of_leg = matches!(what, Happening::Frame | Happening::Voice(_) | Happening::Dtmf | Happening::Leg(_));
+        if (of_agent && self.agent_ended) || (of_leg && self.leg_gone) {
+            return;
+        }
+        if of_agent && !self.call.wants_agent() {
+            self.held_back.push(what);
+            return;
+        }
+        let input = match what {
+            Happening::Frame => Input::Leg(LegEvent::Audio(Frame::silence(RATE))),
+            Happening::Voice(p) => Input::Voice(p),
+            Happening::Dtmf => Input::Leg(LegEvent::Dtmf(Digit::try_from('5').unwrap())),
+            Happening::Leg(cause) => {
+                self.leg_gone = true;
+                Input::Leg(LegEvent::Hangup(cause))
+            }
+            Happening::Speech { utterance, samples } => {
+                let pushed = self.pushed.entry(utterance).or_default();
+                let value = |index: usize| i16::try_from(utterance as usize * 1_000 + index % 997 + 1).unwrap();
+                let samples: Vec<i16> = (*pushed..*pushed + samples).map(value).collect();
+                *pushed += samples.len();
+                Input::Agent(AgentEvent::Audio(UtteranceId(utterance), samples))
+            }
+            Happening::SpeechEnd(utterance) => Input::Agent(AgentEvent::AudioEnd(UtteranceId(utterance))),
+            Happening::Interruption => Input::Agent(AgentEvent::Speech(Edge::Interrupted)),
+            Happening::Words(role) => {
+                Input::Agent(AgentEvent::Transcript { role, text: "words".to_owned(), is_final: true })
+            }
+            Happening::AgentHangup => Input::Agent(AgentEvent::Hangup),
+            Happening::AgentFails => {
+                self.agent_ended = true;
+                self.failed_at = Some(self.now);
+                Input::Agent(AgentEvent::Failed(Fault { code: "agent.test", message: String::new() }))
+            }
+            Happening::Command => Input::Command(Command::Hangup(EndReason::Hangup)),
+        };
+        self.handle(input);
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.handled += 1;
+        self.call.handle(input, self.now, &mut self.out);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        let mut refused = None;
+        let mut frames = 0;
+        for output in std::mem::take(&mut self.out) {
+            assert!(self.end.is_none(), "seed {}: {output:?} after the end", self.plan.seed);
+            match output {
+                Output::Leg(LegCommand::Audio(frame)) => {
+                    frames += 1;
+                    if self.is_stalled() { refused = Some(frame) } else { self.play(&frame) }
+                }
+                Output::Leg(LegCommand::Flush | LegCommand::Hangup) => {}
+                Output::Agent(AgentInput::Interrupt { utterance, .. }) => self.cut(utterance),
+                Output::Agent(AgentInput::Finish) => {
+                    let after = self.plan.final_words_after;
+                    self.later(after, Happening::Words(Role::User));
+                    self.later(after, Happening::AgentFails);
+                }
+                Output::Agent(_) => {}
+                Output::Event(event, at) => {
+                    assert!(at <= self.now);
+                    self.event(event);
+                }
+                Output::End(reason) => self.end = Some(reason),
+            }
+        }
+        assert!(frames <= 1, "seed {}: {frames} frames in one wake-up", self.plan.seed);
+        if let Some(frame) = refused {
+            self.handle(Input::Leg(LegEvent::Refused(frame)));
+        }
+    }
+
+    fn event(&mut self, event: CallEvent) {
+        let seed = self.plan.seed;
+        let ended = self.events.iter().any(|event| matches!(event, CallEvent::Ended(_)));
+        assert!(!ended, "seed {seed}: {event:?} after call_ended");
+        assert_eq!(self.events.is_empty(), matches!(event, CallEvent::Started), "seed {seed}: {event:?}");
+        self.events.push(event);
+    }
+
+    fn is_stalled(&self) -> bool {
+        let at = self.now - self.start;
+        self.plan.stalls.iter().any(|(from, to)| (*from..*to).contains(&at))
+    }
+
+    /// Everything pushed so far is gone for the caller.
+    fn cut(&mut self, _playing: Option<UtteranceId>) {
+        self.cut.extend(self.pushed.keys().copied());
+        self.cut_now = true;
+    }
+
+    fn play(&mut self, frame: &Frame) {
+        let seed = self.plan.seed;
+        if let Some(last) = self.last_frame {
+            let gap = self.now - last;
+            assert!(gap >= 10 * MS, "seed {seed}: two frames {gap:?} apart");
+        }
+        self.last_frame = Some(self.now);
+        // After a cut 5 ms may fade, no more.
+        let fade = if std::mem::take(&mut self.cut_now) { 40 } else { 0 };
+        // A hold fades and goes on; its faded samples cannot be told apart by value.
+        let exact = !self.plan.mode.barge_in;
+        for &sample in &frame.samples()[fade..] {
+            if sample > 1_000 && exact {
+                let (utterance, index) = (u32::from(sample.unsigned_abs()) / 1_000, sample as usize % 1_000 - 1);
+                let heard = self.heard.entry(utterance).or_default();
+                assert!(!self.cut.contains(&utterance), "seed {seed}: utterance {utterance} is heard after its cut");
+                assert_eq!(*heard % 997, index, "seed {seed}: words of utterance {utterance} lost or repeated");
+                *heard += 1;
+            }
+        }
+    }
+
+    fn check_progress(&self) {
+        let seed = self.plan.seed;
+        let simulated = self.now - self.start;
+        assert!(simulated < Duration::from_secs(1_500), "seed {seed}: the call does not end");
+        let most = 1_000 + self.happenings.len() as u64 * 2 + simulated.as_secs() * 400;
+        assert!(self.handled < most, "seed {seed}: {} wake-ups in {simulated:?}", self.handled);
+    }
+
+    fn check_end(&self) {
+        let seed = self.plan.seed;
+        assert!(matches!(self.events.last(), Some(CallEvent::Ended(_))), "seed {seed}: {:?}", self.events);
+        if let Some(failed) = self.failed_at {
+            let waiting: usize = self.pushed.values().sum();
+            let limit = RATE.duration_of(waiting) + Duration::from_secs(12);
+            assert!(
+                self.now - failed < limit,
+                "seed {seed}: an open line {:?} after the agent failed",
+                self.now - failed
+            );
+        }
+        // Nothing the agent said is lost, unless it was cut or the call ended under it.
+        if self.end == Some(EndReason::AgentClosed) && !self.plan.mode.barge_in {
+            for (utterance, pushed) in &self.pushed {
+                let heard = self.heard.get(utterance).copied().unwrap_or(0);
+                assert!(
+                    self.cut.contains(utterance) || heard == *pushed,
+                    "seed {seed}: utterance {utterance}: {heard} of {pushed} samples heard"
+                );
+            }
+        }
+    }
+}
