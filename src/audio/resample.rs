@@ -2,6 +2,9 @@
 //!
 //! One polyphase filter serves every ratio: a windowed sinc (Kaiser, β = 9) of 48 taps at the lower of the two rates, so it delays by
 //! 24 samples of that rate: 3 ms for telephone audio, whatever the other rate is.
+//!
+//! Why not an FFT (rubato 5.0.1)? Measured for 20 ms of 22.05 to 8 kHz: 1.2 µs against 3.1 µs here, but 10 ms of delay against 3, and it takes
+//! whole chunks only, where services send pieces of any size. At some 3 µs of a 20,000 µs frame the delay counts for more.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
