@@ -1,1 +1,110 @@
 //! One file per subcommand.
+
+pub mod check;
+pub mod completions;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{Config, Faults, LogFormat, Sources},
+    telemetry::logging::Format,
+};
+
+/// Exit code of bad use and bad configuration (`EX_USAGE` of sysexits.h).
+pub const BAD_USE: u8 = 64;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hark",
+    version,
+    about = "Voice gateway between Asterisk and AI services",
+    long_about = "Hark answers calls that Asterisk hands over by AudioSocket, lets AI services listen, think and speak on them, \
+                  and tells the rest of the business by webhook what happened.",
+    after_help = "Exit codes: 0 done, 1 something did not work, 64 bad use or bad configuration.",
+    max_term_width = 110
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read the configuration, show it, and try whether it could work
+    ///
+    /// Reads the configuration as `hark serve` would and prints every setting, where it was set, and all that is wrong. Then tries:
+    /// can the ports be opened, can the services be reached, are the files there? Takes no call and sends nothing.
+    Check(check::Args),
+    /// Print completions for a shell
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub async fn run(self) -> ExitCode {
+        match self {
+            Self::Check(args) => check::run(args).await,
+            Self::Completions(args) => completions::run(&args),
+        }
+    }
+}
+
+/// Parses this process's arguments. What they ask for themselves (help, version) is printed, and so is what is wrong with them.
+///
+/// # Errors
+/// The exit code, when there is nothing left to do.
+pub fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| {
+        let _ = error.print(); // nobody to tell
+        if error.exit_code() == 0 { ExitCode::SUCCESS } else { ExitCode::from(BAD_USE) }
+    })
+}
+
+/// Options of every subcommand that reads the configuration.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ConfigArgs {
+    /// Configuration file [default: $HARK_CONFIG, ./hark.toml or /etc/hark/hark.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How log lines look: human or json
+    #[arg(long, value_name = "FORMAT", value_parser = ["human", "json", "auto"], hide_possible_values = true)]
+    pub log_format: Option<String>,
+    /// Which log lines there are: error, warn, info, debug, trace, or per module, e.g. info,hark::webhook=debug
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+impl ConfigArgs {
+    /// Where the configuration comes from: this process's environment, the usual places and these options.
+    #[must_use]
+    pub fn sources(&self) -> Sources {
+        let format = self.log_format.iter().map(|value| ("--log-format", "log.format", value.clone()));
+        let level = self.log_level.iter().map(|value| ("--log-level", "log.level", value.clone()));
+        Sources { file: self.config.clone(), options: format.chain(level).collect(), ..Sources::process() }
+    }
+
+    /// Reads the configuration; faults are printed.
+    ///
+    /// # Errors
+    /// The exit code.
+    pub fn load(&self) -> Result<Config, ExitCode> {
+        Config::load(&self.sources()).map_err(|faults: Faults| {
+            eprintln!("{faults}");
+            ExitCode::from(BAD_USE)
+        })
+    }
+}
+
+impl From<LogFormat> for Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Json => Self::Json,
+            LogFormat::Human | LogFormat::Auto => Self::Human,
+        }
+    }
+}

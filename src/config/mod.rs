@@ -122,7 +122,7 @@ pub enum LogFormat {
 pub struct Setting {
     /// Dotted name.
     pub key: String,
-    /// Value.
+    /// Value, as `hark.toml` would have it.
     pub value: String,
     /// Where it was set: a variable, a file, an option; `None` = default.
     pub origin: Option<String>,
@@ -335,7 +335,7 @@ impl Merged {
                 let value = self.values.get(key);
                 Setting {
                     key: key.to_owned(),
-                    value: value.map(|value| fault::redacted(key, &plain(&value.kind))).unwrap_or_default(),
+                    value: value.map_or_else(|| "\"\"".to_owned(), |value| shown(key, &value.kind)),
                     origin: value.and_then(config::Value::origin).map(str::to_owned),
                 }
             })
@@ -359,6 +359,18 @@ fn advice_on_type(key: &str) -> &'static str {
         Some("g711") => "Write auto, ulaw or alaw.",
         Some("format") => "Write human, json or auto.",
         _ => "See the README for what it may be.",
+    }
+}
+
+/// The value of `key` as `hark.toml` would have it, without secrets.
+fn shown(key: &str, value: &config::ValueKind) -> String {
+    match value {
+        config::ValueKind::String(text) => format!("{:?}", fault::redacted(key, text)),
+        config::ValueKind::Array(items) => {
+            format!("[{}]", items.iter().map(|item| shown(key, &item.kind)).collect::<Vec<_>>().join(", "))
+        }
+        config::ValueKind::Float(number) => format!("{number:?}"),
+        other => plain(other),
     }
 }
 

@@ -195,9 +195,14 @@ fn http_is_off_with_variables_of_avr_unless_decided() {
 
 #[test]
 fn lower_case_aliases_yield_to_their_proper_names() {
-    let config = load(&[("asr_URL", "http://old:1"), ("ASR_URL", "http://new:1"), ("tts_URL", "http://old:2")]);
+    let config = load(&[
+        ("asr_URL", "http://old:1"),
+        ("ASR_URL", "http://new:1"),
+        ("llm_URL", "http://old:2"),
+        ("tts_URL", "http://old:3"),
+    ]);
     assert_eq!(config.agent.asr_url.as_deref(), Some("http://new:1"));
-    assert_eq!(config.agent.tts_url.as_deref(), Some("http://old:2"));
+    assert_eq!(config.agent.tts_url.as_deref(), Some("http://old:3"));
 }
 
 #[test]
@@ -300,6 +305,31 @@ fn settings_that_cannot_go_together_are_faults() {
 }
 
 #[test]
+fn a_cascade_is_whole_or_not_at_all() {
+    let partial = faults(&[("ASR_URL", "http://asr:6010"), ("HARK__AGENT__TTS_URL", "http://tts:6011")]);
+    assert_eq!((partial.0.len(), partial.0[0].code), (1, "config.conflict"), "{partial}");
+    assert!(partial.0[0].key == "ASR_URL" && partial.0[0].reason.contains("agent.llm_url"), "{partial}");
+    let mixed = faults(&[("ASR_URL", "builtin:"), ("LLM_URL", "http://llm:1"), ("TTS_URL", "http://tts:1")]);
+    assert!(mixed.0.len() == 1 && mixed.0[0].key == "ASR_URL", "{mixed}");
+    load(&[("STS_URL", "builtin")]);
+    load(&[("ASR_URL", "http://asr:6010"), ("STS_URL", "ws://sts:6030")]);
+}
+
+#[test]
+fn what_is_shown_can_be_read_again() {
+    let config = load(&[
+        ("HARK__AUDIOSOCKET__ALLOW", "10.0.0.0/8,::1/128"),
+        ("SYSTEM_MESSAGE", "say \"hi\""),
+        ("VAD_POSITIVE_SPEECH_THRESHOLD", "0.2"),
+        ("HARK__LIMITS__MEDIA_THREADS", "2"),
+    ]);
+    let text: String = config.settings.iter().map(|setting| format!("{} = {}\n", setting.key, setting.value)).collect();
+    let again = with_file(&text, &[]).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
+    let values = |config: &Config| config.settings.iter().map(|s| (s.key.clone(), s.value.clone())).collect::<Vec<_>>();
+    assert_eq!(values(&again), values(&config));
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let secret = "hunter2";
     let url = "ws://me:hunter2@localhost:6030/?api_key=hunter2";
@@ -308,7 +338,7 @@ fn secrets_are_never_shown() {
     assert_eq!(config.webhooks.secret.as_deref(), Some(secret));
     assert!(!format!("{config:?}").contains(secret), "{config:?}");
     assert!(!format!("{:?}", config.settings).contains(secret), "{:?}", config.settings);
-    assert!(config.settings.iter().any(|setting| setting.key == "webhooks.secret" && setting.value == "***"));
+    assert!(config.settings.iter().any(|setting| setting.key == "webhooks.secret" && setting.value == "\"***\""));
     let faults = faults(&[
         ("WEBHOOK_SECRET", "hunter2\u{1}"),
         ("STS_URL", "smtp://me:hunter2@localhost"),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use url::Url;
 
 use super::{Config, Merged, fault::Faults};
+use crate::agent::{Overrides, Route, RouteError};
 
 /// Counts and times that make sense: name, least, most.
 const RANGES: &[(&str, i64, i64)] = &[
@@ -87,6 +88,7 @@ fn levels(config: &Config, merged: &Merged, faults: &mut Faults) {
 fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
     const SERVICE: &[&str] = &["http", "https", "ws", "wss", "builtin"];
     let agent = &config.agent;
+    let before = faults.0.len();
     for (key, url, schemes) in [
         ("agent.asr_url", &agent.asr_url, SERVICE),
         ("agent.llm_url", &agent.llm_url, SERVICE),
@@ -104,9 +106,35 @@ fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
         };
         faults.push("config.url", merged.written(key), reason, advice);
     }
+    if faults.0.len() == before {
+        route(config, merged, faults);
+    }
+}
+
+/// Whether the services make an agent; only once each of them is right by itself.
+fn route(config: &Config, merged: &Merged, faults: &mut Faults) {
+    let agent = &config.agent;
+    let services =
+        [("agent.asr_url", &agent.asr_url), ("agent.llm_url", &agent.llm_url), ("agent.tts_url", &agent.tts_url)];
+    let (key, reason) = match Route::parse(agent, &Overrides::default()) {
+        Ok(_) => return,
+        Err(RouteError::Missing { missing, .. }) => {
+            let set = services.iter().find(|(_, url)| url.is_some()).map_or("agent.asr_url", |(key, _)| key);
+            (set, format!("is set, but {missing} is not"))
+        }
+        Err(RouteError::Mixed { key }) => {
+            (key, "takes the place of all services; it cannot be mixed with others".to_owned())
+        }
+        Err(other) => ("agent.sts_url", other.to_string()),
+    };
+    let advice = "Set all of ASR_URL, LLM_URL and TTS_URL, or STS_URL alone, or none of them for the embedded agent.";
+    faults.push("config.conflict", merged.written(key), reason, advice);
 }
 
 fn fault_of_url(text: &str, schemes: &[&str]) -> Option<String> {
+    if text == "builtin" && schemes.contains(&text) {
+        return None;
+    }
     let url = match Url::parse(text) {
         Ok(url) => url,
         Err(error) => return Some(format!("is not a URL: {error}")),

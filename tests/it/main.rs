@@ -3,5 +3,7 @@
 
 mod api;
 mod audiosocket;
+mod cli;
+mod config;
 mod support;
 mod webhook;

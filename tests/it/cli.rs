@@ -1,0 +1,119 @@
+//! The program as a user calls it: what it prints and how it exits.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+/// `hark` with nothing in its environment.
+fn hark(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_hark"))
+        .args(args)
+        .env_clear()
+        .envs(env.iter().copied())
+        .current_dir(dir.path())
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const ANY_PORTS: [(&str, &str); 2] =
+    [("HARK__AUDIOSOCKET__LISTEN", "127.0.0.1:0"), ("HARK__HTTP__LISTEN", "127.0.0.1:0")];
+
+#[test]
+fn bad_use_exits_64_and_help_exits_0() {
+    for args in
+        [&[][..], &["chekc"], &["check", "--colour"], &["check", "--log-format", "xml"], &["completions", "cmd"]]
+    {
+        let output = hark(args, &[]);
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
+    }
+    for args in [&["--help"][..], &["--version"], &["help", "check"], &["check", "--help"], &["completions", "bash"]] {
+        let output = hark(args, &[]);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        assert!(!output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn check_reports_every_fault_of_the_configuration_and_exits_64() {
+    let env = [
+        ("AMBIENT_NOISE_LEVEL", "1.5"),
+        ("PORT", "x"),
+        ("HARK__CALL__DTMF_MAKS", "1"),
+        ("WEBHOOK_SECRET", "hunter2\u{1}"),
+    ];
+    let output = hark(&["check"], &env);
+    assert_eq!(output.status.code(), Some(64));
+    let text = stderr(&output);
+    for words in [
+        "4 faults",
+        "AMBIENT_NOISE_LEVEL = \"1.5\"",
+        "PORT = \"x\"",
+        "HARK__CALL__DTMF_MAKS",
+        "WEBHOOK_SECRET = \"***\"",
+    ] {
+        assert!(text.contains(words), "{words} in\n{text}");
+    }
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn check_shows_every_setting_with_its_origin() {
+    let mut env = ANY_PORTS.to_vec();
+    env.extend([("WEBHOOK_SECRET", "hunter2"), ("WEBHOOK_RETRY", "3")]);
+    let output = hark(&["check", "--no-probes", "--log-level", "debug"], &env);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    let line =
+        |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key} in\n{text}"));
+    assert!(line("webhooks.retry = 3").ends_with("# WEBHOOK_RETRY"));
+    assert!(line("webhooks.secret = \"***\"").ends_with("# WEBHOOK_SECRET"));
+    assert!(line("log.level = \"debug\"").ends_with("# --log-level"));
+    assert!(line("webhooks.timeout_ms = 3000").ends_with("3000"));
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn check_tries_ports_services_and_files_and_exits_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (taken_at, reachable) =
+        (taken.local_addr().unwrap().to_string(), format!("ws://{}", service.local_addr().unwrap()));
+    let webhook = format!("http://me:hunter2@{gone}/events");
+    let mut env =
+        vec![("HARK__AUDIOSOCKET__LISTEN", taken_at.as_str()), ("STS_URL", &reachable), ("WEBHOOK_URL", &webhook)];
+    env.extend([("AMBIENT_NOISE_FILE", "absent.raw"), ("HARK__TLS__CA_FILE", "absent.pem")]);
+    let output = hark(&["check"], &env);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let text = stdout(&output);
+    let verdict =
+        |words: &str| text.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{words} in\n{text}"));
+    assert!(verdict("AudioSocket can listen on").starts_with("FAILED"), "{text}");
+    assert!(verdict("speech to speech can be reached").starts_with("ok"), "{text}");
+    assert!(verdict("webhook receiver can be reached").starts_with("FAILED"), "{text}");
+    assert!(verdict("background sound").starts_with("FAILED"), "{text}");
+    assert!(verdict("certificates in").starts_with("FAILED"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn check_of_a_configuration_that_works_exits_0() {
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", service.local_addr().unwrap());
+    let mut env = ANY_PORTS.to_vec();
+    env.push(("HARK__AGENT__STS_URL", &url));
+    let output = hark(&["check"], &env);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(!stdout(&output).contains("FAILED"));
+}
