@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod completions;
+pub mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -35,6 +36,11 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Take calls until told to stop
+    ///
+    /// Listens for AudioSocket connections from Asterisk and serves each call with the configured AI services, or with the embedded
+    /// agent when none is configured. Settings come from hark.toml and the environment; `hark check` shows them.
+    Serve(serve::Args),
     /// Read the configuration, show it, and try whether it could work
     ///
     /// Reads the configuration as `hark serve` would and prints every setting, where it was set, and all that is wrong. Then tries:
@@ -48,6 +54,7 @@ impl Command {
     /// Does it.
     pub async fn run(self) -> ExitCode {
         match self {
+            Self::Serve(args) => serve::run(args).await,
             Self::Check(args) => check::run(args).await,
             Self::Completions(args) => completions::run(&args),
         }

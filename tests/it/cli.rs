@@ -1,8 +1,9 @@
 //! The program as a user calls it: what it prints and how it exits.
 
 use std::{
-    net::TcpListener,
-    process::{Command, Output},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
 /// `hark` with nothing in its environment.
@@ -116,4 +117,100 @@ fn check_of_a_configuration_that_works_exits_0() {
     let output = hark(&["check"], &env);
     assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
     assert!(!stdout(&output).contains("FAILED"));
+}
+
+/// A `hark serve` with free ports; killed when a test fails.
+struct Serving {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Serving {
+    fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hark"))
+            .arg("serve")
+            .args(args)
+            .env_clear()
+            .envs(ANY_PORTS)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// The first line with `words` in it.
+    fn line(&mut self, words: &str) -> String {
+        let mut seen = String::new();
+        loop {
+            let start = seen.len();
+            assert!(self.lines.read_line(&mut seen).unwrap() > 0, "no {words:?} in\n{seen}");
+            if seen[start..].contains(words) {
+                return seen[start..].trim_end().to_owned();
+            }
+        }
+    }
+
+    /// Asks it to stop; what it still said, and its exit code.
+    fn stop(&mut self) -> (String, Option<i32>) {
+        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        (rest, self.child.wait().unwrap().code())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn serve_says_what_avr_says_answers_and_stops_in_order() {
+    let mut hark = Serving::start(&[]);
+    let mut port = |words: &str| -> u16 { hark.line(words).rsplit(' ').find_map(|word| word.parse().ok()).unwrap() };
+    let calls = port("[INFO]: AVR AudioSocket Server listening on port ");
+    TcpStream::connect(("127.0.0.1", calls)).unwrap();
+    let ready = hark.line("Hark is ready");
+    let http = ready.split("http=").nth(1).unwrap().split(' ').next().unwrap();
+    let mut connection = TcpStream::connect(http).unwrap();
+    connection.write_all(b"GET /health HTTP/1.1\r\nHost: hark\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"status":"ok"}"#), "{answer}");
+    let (rest, code) = hark.stop();
+    assert_eq!(code, Some(0), "{rest}");
+    assert!(rest.contains("SIGTERM: stopping") && rest.contains("stopped"), "{rest}");
+}
+
+#[test]
+fn serve_logs_json_on_request() {
+    let mut hark = Serving::start(&["--log-format", "json"]);
+    let line = hark.line("AVR AudioSocket Server listening on port ");
+    let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(object["level"], "INFO");
+    assert!(object["timestamp"].as_str().unwrap().ends_with('Z'));
+    let (rest, code) = hark.stop();
+    assert_eq!(code, Some(0), "{rest}");
+    for line in rest.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+}
+
+#[test]
+fn serve_refuses_a_taken_port_by_name_and_a_bad_configuration_with_64() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = hark(&["serve"], &[("HARK__AUDIOSOCKET__LISTEN", &address)]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains(&format!("[ERROR]: cannot listen on audiosocket.listen = {address}")),
+        "{}",
+        stdout(&output)
+    );
+    let output = hark(&["serve"], &[("PORT", "x")]);
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
 }
