@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::G711;
+use super::g722::Suspicion;
 use super::wire::{self, Message, WireError};
 use crate::asterisk::telemetry::Stats;
 use crate::audio::framer::Framer;
@@ -14,6 +15,8 @@ use crate::call::{Cause, LegEvent};
 /// Bytes of 20 ms of G.711 (and, alas, of g722).
 const G711_BYTES: usize = 160;
 
+/// What to do about audio that cannot be played.
+const ADVICE: &str = "let the dialplan ask for signed linear, Dial(AudioSocket/HOST:PORT/UUID/c(slin)) or c(slin16)";
 /// Frames after which the law that is the more likely one is named in the log, although the caller has hardly made a sound: 5 s.
 const LONG_QUIET: u32 = 250;
 
@@ -32,6 +35,9 @@ pub(super) enum Step {
 pub(super) struct Intake {
     stats: Arc<Stats>,
     detector: LawDetector,
+    /// `None` where the law is configured.
+    suspicion: Option<Suspicion>,
+    g722: bool,
     /// Decided by the first audio, and then for good.
     framer: Option<Framer>,
     resampler: Option<(Rate, Resampler)>,
@@ -66,6 +72,8 @@ impl Intake {
         Self {
             stats,
             detector: LawDetector::new(law),
+            suspicion: law.is_none().then(Suspicion::default),
+            g722: false,
             framer: None,
             resampler: None,
             odd: None,
@@ -138,7 +146,12 @@ impl Intake {
         self.samples.clear();
         if rate == Rate::R8K && payload.len() == G711_BYTES {
             self.odd = None;
+            if self.g722 {
+                self.stats.foreign_frames.inc();
+                return;
+            }
             self.detector.decode(payload, &mut self.samples);
+            self.suspect_g722();
             self.g711_frames = self.g711_frames.saturating_add(1);
             if self.detector.decided().is_some() || self.g711_frames == LONG_QUIET {
                 self.log_codec(match self.detector.guess() {
@@ -163,6 +176,19 @@ impl Intake {
         }
     }
 
+    /// Finds g722 among what looks like G.711 and leaves it out from then on: to the agent it would be a roar. A configured law wins.
+    fn suspect_g722(&mut self) {
+        if let Some(suspicion) = &mut self.suspicion
+            && suspicion.confirmed_by(&self.samples)
+        {
+            self.g722 = true;
+            tracing::warn!(
+                "the caller's audio is g722, which AudioSocket cannot tell from G.711, and is left out: {ADVICE} \
+                 (should it be G.711 after all, set audiosocket.g711 to ulaw or alaw)"
+            );
+        }
+    }
+
     /// Whether a frame is of a codec that cannot be played: gsm has 33 bytes, opus any length below some 160.
     fn is_foreign(&mut self, rate: Rate, len: usize) -> bool {
         if rate != Rate::R8K || len >= G711_BYTES {
@@ -172,8 +198,7 @@ impl Intake {
             self.foreign = true;
             tracing::warn!(
                 bytes = len,
-                "the caller's audio looks like gsm, opus or another compressed codec and is left out: let the dialplan ask for signed linear, \
-                 Dial(AudioSocket/HOST:PORT/UUID/c(slin)) or c(slin16)"
+                "the caller's audio looks like gsm, opus or another compressed codec and is left out: {ADVICE}"
             );
         }
         if self.foreign {
@@ -232,5 +257,84 @@ impl Intake {
 fn once(done: &mut bool, act: impl FnOnce()) {
     if !std::mem::replace(done, true) {
         act();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged while `payloads` of kind 0x10 come.
+    fn log_of<'a>(g711: G711, payloads: impl IntoIterator<Item = &'a [u8]>) -> (String, Intake) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone());
+        let mut intake = Intake::new(g711, Arc::default());
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            for payload in payloads {
+                intake.audio(Rate::R8K, payload);
+                while intake.pop().is_some() {}
+            }
+        });
+        let bytes = lines.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (String::from_utf8_lossy(&bytes).into_owned(), intake)
+    }
+
+    /// Sound in a law, after a pause.
+    fn codes(law: Law) -> Vec<u8> {
+        let samples: Vec<i16> =
+            (0..9_600).map(|i| if i < 1_600 { 0.0 } else { (i as f32 / 5.0).sin() * 6_000.0 } as i16).collect();
+        let mut codes = Vec::new();
+        law.encode(&samples, &mut codes);
+        codes
+    }
+
+    #[test]
+    fn the_codec_is_logged_once_in_the_words_that_people_search_for() {
+        for (law, setting, name) in
+            [(Law::Ulaw, G711::Auto, "ULAW"), (Law::Alaw, G711::Auto, "ALAW"), (Law::Alaw, G711::Alaw, "ALAW")]
+        {
+            let (log, _) = log_of(setting, codes(law).chunks(160));
+            assert_eq!(log.matches("Audio codec detected").count(), 1, "{log}");
+            assert!(log.contains(&format!("Audio codec detected: {name}\n")), "{log}");
+        }
+        let (log, _) = log_of(G711::Auto, [&[1; 320][..], &[2; 320], &[0xff; 160]]);
+        assert_eq!(log.matches("Audio codec detected: SLIN\n").count(), 1, "{log}");
+        let quiet = [0xff; 160];
+        let (log, _) = log_of(G711::Auto, std::iter::repeat_n(&quiet[..], 1_000));
+        assert_eq!(log.matches("Audio codec detected: ULAW\n").count(), 1, "{log}");
+    }
+
+    #[test]
+    fn what_cannot_be_played_is_named_once_with_advice_and_left_out() {
+        let g722 = include_bytes!("../../../fixtures/audio/conf-getpin.g722");
+        for (payloads, name) in
+            [(g722.chunks_exact(160).collect::<Vec<_>>(), "g722"), (vec![&[7; 33][..]; 100], "gsm, opus")]
+        {
+            let (log, intake) = log_of(G711::Auto, payloads);
+            assert_eq!(log.matches("WARN").count(), 1, "{log}");
+            assert!(log.contains(name) && log.contains("c(slin)"), "{log}");
+            assert!(intake.stats.foreign_frames.get() >= 100);
+        }
+        let (log, intake) = log_of(G711::Ulaw, g722.chunks_exact(160));
+        assert!(!log.contains("WARN"), "a configured law wins: {log}");
+        assert_eq!(intake.stats.foreign_frames.get(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! AudioSocket: the `AudioSocket()` application and `Dial(AudioSocket/…)`.
 
 mod closing;
+mod g722;
 mod gate;
 mod identify;
 mod intake;
@@ -25,7 +26,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Networks that may connect; empty = everybody who can reach the listener.
     pub allow: Vec<IpNet>,
-    /// The law of 160-byte frames of kind 0x10: found out by listening, or fixed.
+    /// The law of 160-byte frames of kind 0x10: found out by listening, or fixed. g722 has frames of the same size: it cannot be played,
+    /// is found out by listening too, and left out with advice in the log.
     pub g711: G711,
     /// How long a connection may take to send its UUID, in ms.
     pub uuid_timeout_ms: u64,
