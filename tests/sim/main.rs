@@ -1,6 +1,7 @@
 //! The call core under a simulated clock: thousands of scripted calls with injected faults, checked against invariants.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod driver;
 mod world;
 
 use std::time::{Duration, Instant};
