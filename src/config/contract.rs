@@ -120,8 +120,11 @@ impl<'a> Contract<'a> {
             return;
         };
         let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port).to_string();
-        if let Some(other) = below.iter().rev().find_map(|layer| layer.text(key)).filter(|other| **other != listen) {
-            self.notices.push(format!("{name}={port} wins over {key} = {other:?}: listening on {listen}"));
+        // a port of their own is what people expect of these; a wider address may not be
+        let narrower = |other: &&str| other.parse::<SocketAddr>().is_ok_and(|other| !other.ip().is_unspecified());
+        if let Some(other) = below.iter().rev().find_map(|layer| layer.text(key)).filter(narrower) {
+            self.notices
+                .push(format!("{name}={port} wins over {key} = {other:?}: listening on {listen}, all interfaces"));
         }
         layer.set(key, name, value, listen.as_str());
     }

@@ -185,6 +185,16 @@ fn listeners_are_on_loopback_unless_told_otherwise() {
 }
 
 #[test]
+fn a_port_that_opens_a_narrower_address_is_told() {
+    let told = |listen| {
+        let config = load(&[("PORT", "5002"), ("HARK__AUDIOSOCKET__LISTEN", listen)]);
+        assert_eq!(config.audiosocket.listen.to_string(), "0.0.0.0:5002");
+        config.notices.iter().any(|notice| notice.contains("all interfaces"))
+    };
+    assert!(told("10.0.0.5:5001") && !told("0.0.0.0:5001"));
+}
+
+#[test]
 fn http_is_off_with_variables_of_avr_unless_decided() {
     assert!(!load(&[("STS_URL", "ws://localhost:6030")]).http.enabled);
     assert!(load(&[("STS_URL", "ws://localhost:6030"), ("HTTP_PORT", "6001")]).http.enabled);
