@@ -11,6 +11,7 @@ use futures_core::Stream;
 use super::{
     Context, Route,
     builtin::{Builtin, Voice},
+    cascade::{Cascade, Services},
     sts::{http::StsHttp, websocket::Sts},
 };
 use crate::call::{Agent, AgentEvent, AgentInput, Link, Sent};
@@ -21,6 +22,8 @@ pub enum AnyAgent {
     Sts(Box<Sts>),
     /// Speech to speech over HTTP.
     StsHttp(Box<StsHttp>),
+    /// Speech recognition, language model and speech synthesis.
+    Cascade(Box<Cascade>),
     /// The embedded agent.
     Builtin(Box<Builtin>),
 }
@@ -30,6 +33,7 @@ macro_rules! each {
         match $self {
             AnyAgent::Sts($agent) => $do,
             AnyAgent::StsHttp($agent) => $do,
+            AnyAgent::Cascade($agent) => $do,
             AnyAgent::Builtin($agent) => $do,
         }
     };
@@ -48,7 +52,9 @@ pub fn connect(route: Route, context: Context, voice: &Voice) -> Option<AnyAgent
             }
             AnyAgent::Builtin(Box::new(Builtin::start(context, voice.clone())))
         }
-        Route::Cascade { .. } => return None,
+        Route::Cascade { asr, llm, tts, greeting } => {
+            AnyAgent::Cascade(Box::new(Cascade::start(context, Services { asr, llm, tts, greeting })))
+        }
     })
 }
 

@@ -2,9 +2,18 @@
 
 mod any;
 pub mod builtin;
+pub mod cascade;
+mod health;
+pub mod json_stream;
+mod llm;
 mod outgoing;
+mod retry;
 mod route;
+pub mod sentence;
 pub mod sts;
+mod stt;
+mod tts;
+pub mod utf8;
 pub mod websocket;
 
 use std::sync::Arc;

@@ -3,6 +3,10 @@
 
 mod api;
 mod audiosocket;
+mod cascade_asr;
+mod cascade_llm;
+mod cascade_tts;
+mod cascade_turns;
 mod cli;
 mod config;
 mod support;

@@ -1,5 +1,7 @@
 //! What several tests share.
 
+pub mod cascade;
+pub mod connector;
 pub mod log;
 pub mod receiver;
 

@@ -1,0 +1,388 @@
+//! What was said in a call, the agent's side as far as the caller heard it.
+
+use std::{collections::VecDeque, time::Duration};
+
+use serde::Serialize;
+
+use crate::{audio::Rate, call::UtteranceId};
+
+/// Longest history sent to a language model, in bytes of JSON: Express takes bodies up to 100 kB.
+const MAX_JSON: usize = 90_000;
+/// Turns kept at all.
+const MAX_TURNS: usize = 1_000;
+/// Utterances kept of one answer.
+const MAX_UTTERANCES: usize = 2_000;
+/// Least time one character takes to be spoken: the length of an utterance whose end is not known yet.
+const CHARACTER: Duration = Duration::from_millis(60);
+
+/// One message for a language model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: &'static str,
+    /// The words.
+    pub content: String,
+}
+
+#[derive(Debug)]
+enum Turn {
+    User(String),
+    Agent(Answer),
+}
+
+#[derive(Debug)]
+struct Answer {
+    utterances: Vec<Utterance>,
+    /// Nothing more will be added.
+    closed: bool,
+    /// Its transcript has been given out.
+    reported: bool,
+    /// Shown to the language model (the greeting is not: it is there as `system`).
+    shown: bool,
+}
+
+#[derive(Debug)]
+struct Utterance {
+    id: UtteranceId,
+    text: String,
+    samples: usize,
+    ended: bool,
+    heard: Heard,
+}
+
+#[derive(Debug)]
+enum Heard {
+    /// Still to be played, or playing.
+    Waiting,
+    Whole,
+    /// Cut: only these words.
+    Part(String),
+}
+
+/// The account of one call.
+#[derive(Debug)]
+pub struct History {
+    rate: Rate,
+    system: Option<String>,
+    turns: VecDeque<Turn>,
+    last_id: u32,
+}
+
+impl History {
+    /// An empty history; `system` becomes the first message.
+    pub fn new(rate: Rate, system: Option<String>) -> Self {
+        Self { rate, system, turns: VecDeque::new(), last_id: 0 }
+    }
+
+    /// The caller's words.
+    pub fn user(&mut self, text: &str) {
+        self.push(Turn::User(text.to_owned()));
+    }
+
+    /// The caller's words as the rest of the turn before, when that has no answer anybody heard. Returns the whole.
+    pub fn user_continues(&mut self, text: &str) -> String {
+        while matches!(self.turns.back(), Some(Turn::Agent(answer)) if answer.was_not_heard()) {
+            self.turns.pop_back();
+        }
+        if let Some(Turn::User(before)) = self.turns.back_mut()
+            && before.len() + text.len() < 8_000
+        {
+            before.push(' ');
+            before.push_str(text);
+            return before.clone();
+        }
+        self.user(text);
+        text.to_owned()
+    }
+
+    /// An answer begins.
+    pub fn answer(&mut self, shown: bool) {
+        self.push(Turn::Agent(Answer { utterances: Vec::new(), closed: false, reported: false, shown }));
+    }
+
+    /// The answer has all its utterances.
+    pub fn answer_ended(&mut self) {
+        if let Some(answer) = self.answers().next_back() {
+            answer.closed = true;
+        }
+    }
+
+    /// An utterance begins to be sent.
+    pub fn begin(&mut self, text: String) -> UtteranceId {
+        self.last_id += 1;
+        let id = UtteranceId(self.last_id);
+        if let Some(answer) = self.answers().next_back()
+            && answer.utterances.len() < MAX_UTTERANCES
+        {
+            answer.utterances.push(Utterance { id, text, samples: 0, ended: false, heard: Heard::Waiting });
+        }
+        id
+    }
+
+    /// More audio of an utterance has been sent.
+    pub fn sent(&mut self, id: UtteranceId, samples: usize) {
+        if let Some(utterance) = self.find(id) {
+            utterance.samples += samples;
+        }
+    }
+
+    /// All audio of an utterance has been sent.
+    pub fn ended(&mut self, id: UtteranceId) {
+        if let Some(utterance) = self.find(id) {
+            utterance.ended = true;
+        }
+    }
+
+    /// An utterance has been heard to its end.
+    pub fn played(&mut self, id: UtteranceId) {
+        if let Some(utterance) = self.find(id)
+            && matches!(utterance.heard, Heard::Waiting)
+        {
+            utterance.heard = Heard::Whole;
+        }
+    }
+
+    /// Everything that has not been played is cut: of `cut` this long was heard, of later ones nothing.
+    pub fn interrupt(&mut self, cut: Option<UtteranceId>, heard: Duration) {
+        let rate = self.rate;
+        for answer in self.answers().filter(|answer| !answer.utterances.is_empty()) {
+            answer.closed = true;
+            for utterance in &mut answer.utterances {
+                if !matches!(utterance.heard, Heard::Waiting) {
+                    continue;
+                }
+                utterance.heard = match cut {
+                    Some(cut) if utterance.id < cut => Heard::Whole,
+                    Some(cut) if utterance.id == cut => Heard::Part(utterance.heard_words(rate, heard)),
+                    _ => Heard::Part(String::new()),
+                };
+            }
+        }
+    }
+
+    /// Whether anything of the newest answer has been sent.
+    pub fn is_audible(&mut self) -> bool {
+        self.answers().next_back().is_some_and(|answer| !answer.utterances.is_empty())
+    }
+
+    /// Whether the caller's last words have an answer that somebody heard, or there were none.
+    pub fn is_answered(&self) -> bool {
+        self.turns
+            .iter()
+            .rev()
+            .find_map(|turn| match turn {
+                Turn::User(_) => Some(false),
+                Turn::Agent(answer) => (!answer.was_not_heard()).then_some(true),
+            })
+            .unwrap_or(true)
+    }
+
+    /// The newest answer stops here: an utterance whose audio has not all been sent counts as sent. Returns that one.
+    pub fn stop(&mut self) -> Option<UtteranceId> {
+        let answer = self.answers().next_back()?;
+        answer.closed = true;
+        let open = answer.utterances.last_mut().filter(|utterance| !utterance.ended)?;
+        open.ended = true;
+        matches!(open.heard, Heard::Waiting).then_some(open.id)
+    }
+
+    /// How long what has been sent and not yet played lasts, and how many utterances that is.
+    pub fn waiting(&mut self) -> (usize, Duration) {
+        let rate = self.rate;
+        let (mut count, mut samples) = (0, 0);
+        for utterance in self.answers().flat_map(|answer| &answer.utterances) {
+            if matches!(utterance.heard, Heard::Waiting) {
+                count += 1;
+                samples += utterance.samples;
+            }
+        }
+        (count, rate.duration_of(samples))
+    }
+
+    /// Transcripts of the answers that are over and have not been given out. With `all`, of the others too.
+    pub fn transcripts(&mut self, all: bool) -> Vec<String> {
+        let mut texts = Vec::new();
+        for answer in self.answers().filter(|answer| !answer.reported) {
+            let over = answer.closed && !answer.utterances.iter().any(|u| matches!(u.heard, Heard::Waiting));
+            if over || all {
+                answer.reported = true;
+                texts.extend(answer.words(false));
+            }
+        }
+        texts
+    }
+
+    /// The messages for a language model, the newest last, bounded in size. What still plays counts as heard.
+    pub fn messages(&self) -> Vec<Message> {
+        self.collect(None)
+    }
+
+    /// The same, with words of the caller that may become a turn.
+    pub fn messages_with(&self, text: &str) -> Vec<Message> {
+        self.collect(Some(text))
+    }
+
+    fn collect(&self, more: Option<&str>) -> Vec<Message> {
+        let system = self.system.iter().map(|text| Message { role: "system", content: text.clone() });
+        let mut room = MAX_JSON;
+        let mut turns = Vec::new();
+        let more = more.map(|text| Message { role: "user", content: text.to_owned() });
+        let shown = self.turns.iter().rev().map(|turn| match turn {
+            Turn::User(text) => Some(Message { role: "user", content: text.clone() }),
+            Turn::Agent(answer) if answer.shown => {
+                answer.words(true).map(|content| Message { role: "assistant", content })
+            }
+            Turn::Agent(_) => None,
+        });
+        for message in more.into_iter().chain(shown.flatten()) {
+            let size = serde_json::to_string(&message).map_or(usize::MAX, |json| json.len() + 1);
+            match room.checked_sub(size) {
+                Some(left) => room = left,
+                None => break,
+            }
+            turns.push(message);
+        }
+        turns.reverse();
+        system.chain(turns).collect()
+    }
+
+    fn push(&mut self, turn: Turn) {
+        if self.turns.len() >= MAX_TURNS {
+            self.turns.pop_front();
+        }
+        self.turns.push_back(turn);
+    }
+
+    fn answers(&mut self) -> impl DoubleEndedIterator<Item = &mut Answer> {
+        self.turns.iter_mut().filter_map(|turn| match turn {
+            Turn::Agent(answer) => Some(answer),
+            Turn::User(_) => None,
+        })
+    }
+
+    fn find(&mut self, id: UtteranceId) -> Option<&mut Utterance> {
+        self.answers().rev().flat_map(|answer| &mut answer.utterances).find(|utterance| utterance.id == id)
+    }
+}
+
+impl Answer {
+    fn was_not_heard(&self) -> bool {
+        self.utterances.iter().all(|utterance| matches!(&utterance.heard, Heard::Part(words) if words.is_empty()))
+    }
+
+    fn words(&self, waiting_too: bool) -> Option<String> {
+        let words: Vec<&str> = self
+            .utterances
+            .iter()
+            .filter_map(|utterance| match &utterance.heard {
+                Heard::Whole => Some(utterance.text.as_str()),
+                Heard::Waiting => waiting_too.then_some(utterance.text.as_str()),
+                Heard::Part(words) => Some(words.as_str()),
+            })
+            .filter(|words| !words.is_empty())
+            .collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    }
+}
+
+impl Utterance {
+    /// The words that fit into the first `heard` of this utterance.
+    fn heard_words(&self, rate: Rate, heard: Duration) -> String {
+        let chars = u32::try_from(self.text.chars().count()).unwrap_or(u32::MAX);
+        let mut whole = rate.duration_of(self.samples);
+        if !self.ended {
+            whole = whole.max(CHARACTER * chars);
+        }
+        if heard >= whole {
+            return self.text.clone();
+        }
+        let share = heard.as_secs_f64() / whole.as_secs_f64();
+        let end = (share * f64::from(chars)) as usize;
+        let (at, next) = self.text.char_indices().nth(end).unwrap_or((self.text.len(), ' '));
+        let mut words = &self.text[..at];
+        if self.text.contains(char::is_whitespace) && !next.is_whitespace() {
+            // the word that was cut was not heard
+            words = words.rfind(char::is_whitespace).map_or("", |blank| &words[..blank]);
+        }
+        words.trim().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn say(history: &mut History, text: &str, samples: usize) -> UtteranceId {
+        let id = history.begin(text.to_owned());
+        history.sent(id, samples);
+        history.ended(id);
+        id
+    }
+
+    fn contents(history: &History) -> Vec<(&'static str, String)> {
+        history.messages().into_iter().map(|message| (message.role, message.content)).collect()
+    }
+
+    #[test]
+    fn a_cut_answer_holds_what_was_heard() {
+        let mut history = History::new(Rate::R8K, Some("Be kind.".to_owned()));
+        history.user("Hi");
+        history.answer(true);
+        let first = say(&mut history, "One two.", 8_000);
+        let second = say(&mut history, "Three four five six.", 16_000);
+        say(&mut history, "Never.", 8_000);
+        history.played(first);
+        history.interrupt(Some(second), Duration::from_millis(1_100));
+        assert_eq!(history.transcripts(false), ["One two. Three four"]);
+        assert!(history.transcripts(true).is_empty());
+        let expected = [("system", "Be kind."), ("user", "Hi"), ("assistant", "One two. Three four")];
+        assert_eq!(contents(&history), expected.map(|(role, text)| (role, text.to_owned())));
+    }
+
+    #[test]
+    fn an_answer_nobody_heard_is_not_there() {
+        let mut history = History::new(Rate::R8K, None);
+        history.user("Hi");
+        history.answer(true);
+        say(&mut history, "Hello.", 8_000);
+        history.interrupt(None, Duration::ZERO);
+        assert!(history.transcripts(true).is_empty());
+        assert_eq!(contents(&history), [("user", "Hi".to_owned())]);
+    }
+
+    #[test]
+    fn a_turn_without_an_answer_goes_on() {
+        let mut history = History::new(Rate::R8K, None);
+        assert_eq!(history.user_continues("I want"), "I want");
+        history.answer(true);
+        assert_eq!(history.user_continues("a table"), "I want a table");
+        history.answer(true);
+        say(&mut history, "Sure.", 10);
+        assert_eq!(history.user_continues("thanks"), "thanks");
+        assert_eq!(history.messages().len(), 3);
+    }
+
+    #[test]
+    fn the_transcript_waits_for_the_last_word() {
+        let mut history = History::new(Rate::R8K, None);
+        history.answer(false);
+        let one = say(&mut history, "One.", 10);
+        history.played(one);
+        assert!(history.transcripts(false).is_empty());
+        history.answer_ended();
+        assert_eq!(history.transcripts(false), ["One."]);
+        assert!(history.messages().is_empty());
+    }
+
+    #[test]
+    fn messages_fit_into_a_body_of_100_kb() {
+        let mut history = History::new(Rate::R8K, Some("system".to_owned()));
+        for n in 0..500 {
+            history.user(&format!("{n}{}", "\u{1}".repeat(500)));
+        }
+        let messages = history.messages();
+        assert!(serde_json::to_string(&messages).unwrap().len() < 95_000);
+        assert_eq!(messages[0].role, "system");
+        assert!(messages.last().unwrap().content.starts_with("499"));
+    }
+}

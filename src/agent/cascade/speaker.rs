@@ -1,0 +1,273 @@
+//! Answers: from the pieces of a language model to audio, sentence by sentence.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::history::{History, Message};
+use crate::{
+    agent::{
+        Context,
+        health::{Failure, Health},
+        llm::{Llm, Piece},
+        retry::fault,
+        sentence::{Citations, Sentences},
+        tts::{Pcm, Tts},
+    },
+    call::{AgentEvent, Fault, UtteranceId},
+};
+
+/// Sentences and pieces of audio that wait to be spoken.
+const ITEMS: usize = 8;
+/// Pieces of text that wait to be cut.
+const PIECES: usize = 8;
+/// Samples of one event: a second at 8 kHz.
+const EVENT_SAMPLES: usize = 8_000;
+/// Longest utterance: a service that sends more is not speaking a sentence.
+const MAX_UTTERANCE: Duration = Duration::from_secs(600);
+/// Sentences in a row that may fail.
+const MAX_FAILURES: u32 = 5;
+/// How much longer than it lasts an utterance may take to be reported as played before nobody waits for that.
+const SLACK: Duration = Duration::from_secs(2);
+/// Rate of audio that comes from a language model.
+const CLIP_RATE: u32 = 8_000;
+
+/// An event and the number of interruptions its sender knew of.
+#[derive(Debug)]
+pub struct Tagged {
+    pub generation: u32,
+    pub event: AgentEvent,
+}
+
+/// `None`: nothing may be heard yet. Else the number of interruptions so far.
+pub type Gate = watch::Receiver<Option<u32>>;
+
+/// What answers and the conductor share.
+#[derive(Debug)]
+pub struct Account {
+    history: Mutex<History>,
+    /// Something has been played or cut.
+    pub played: Notify,
+}
+
+impl Account {
+    pub fn new(history: History) -> Self {
+        Self { history: Mutex::new(history), played: Notify::new() }
+    }
+
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until at most one utterance is still to be played.
+    async fn room(&self) {
+        loop {
+            let (count, duration) = self.history().waiting();
+            if count <= 1 || tokio::time::timeout(duration + SLACK, self.played.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Makes answers audible, for one call.
+#[derive(Debug)]
+pub struct Speaker {
+    pub ctx: Context,
+    pub llm: Llm,
+    pub tts: Tts,
+    pub account: std::sync::Arc<Account>,
+    pub out: mpsc::Sender<Tagged>,
+    pub health: Health,
+    pub failures: AtomicU32,
+}
+
+#[derive(Debug)]
+enum Item {
+    Sentence(String),
+    Clip(Vec<u8>),
+}
+
+/// An utterance that is being sent.
+struct Utterance {
+    text: String,
+    id: Option<UtteranceId>,
+    samples: usize,
+}
+
+impl Speaker {
+    /// Asks the language model and speaks its answer. `Ok(Some)`: the answer failed, but what had come of it was spoken.
+    pub async fn answer(&self, messages: Vec<Message>, gate: Gate) -> Result<Option<Fault>, Fault> {
+        let (pieces, to_cut) = mpsc::channel(PIECES);
+        let (items, to_speak) = mpsc::channel(ITEMS);
+        let asking = async {
+            // moved: the channel closes with the answer
+            let pieces = pieces;
+            match self.llm.ask(messages, &pieces).await {
+                Ok(()) => Ok(None),
+                Err(Failure::Once(fault)) => Ok(Some(fault)),
+                Err(Failure::Final(fault)) => Err(fault),
+            }
+        };
+        let cutting = async {
+            cut(to_cut, items).await;
+            Ok(())
+        };
+        let (failed, (), ()) = tokio::try_join!(asking, cutting, self.speak(to_speak, gate))?;
+        Ok(failed)
+    }
+
+    /// Speaks `text` as it is.
+    pub async fn say(&self, text: &str, gate: Gate) -> Result<Option<Fault>, Fault> {
+        let (items, to_speak) = mpsc::channel(ITEMS);
+        let mut sentences = Sentences::default();
+        let mut all = sentences.push(text);
+        all.extend(sentences.finish());
+        let feeding = async {
+            let items = items;
+            for sentence in all {
+                if items.send(Item::Sentence(sentence)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        tokio::try_join!(feeding, self.speak(to_speak, gate))?;
+        Ok(None)
+    }
+
+    async fn speak(&self, mut items: mpsc::Receiver<Item>, mut gate: Gate) -> Result<(), Fault> {
+        let mut clip: Option<(Pcm, Utterance)> = None;
+        while let Some(item) = items.recv().await {
+            match item {
+                Item::Clip(bytes) => {
+                    let (pcm, utterance) = clip.get_or_insert_with(|| {
+                        (Pcm::new(CLIP_RATE, self.ctx.rate), Utterance { text: String::new(), id: None, samples: 0 })
+                    });
+                    let samples = pcm.push(&bytes);
+                    self.send(utterance, &samples, &mut gate).await;
+                }
+                Item::Sentence(text) => {
+                    self.end_clip(clip.take(), &mut gate).await;
+                    self.account.room().await;
+                    self.sentence(text, &mut gate).await?;
+                }
+            }
+        }
+        self.end_clip(clip, &mut gate).await;
+        Ok(())
+    }
+
+    async fn end_clip(&self, clip: Option<(Pcm, Utterance)>, gate: &mut Gate) {
+        if let Some((mut pcm, mut utterance)) = clip {
+            let rest = pcm.finish();
+            self.send(&mut utterance, &rest, gate).await;
+            self.end(&utterance, gate).await;
+        }
+    }
+
+    /// A sentence that fails is skipped, unless too many do.
+    async fn sentence(&self, text: String, gate: &mut Gate) -> Result<(), Fault> {
+        let mut utterance = Utterance { text, id: None, samples: 0 };
+        let result = self.stream(&mut utterance, gate).await;
+        self.end(&utterance, gate).await;
+        if utterance.samples > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        let what = match result {
+            Ok(()) if utterance.samples > 0 => return Ok(()),
+            Ok(()) => fault("agent.tts.silent", "speech synthesis", "it answered a sentence with no audio"),
+            Err(Failure::Once(fault)) => fault,
+            Err(Failure::Final(fault)) => return Err(fault),
+        };
+        if utterance.samples == 0 && self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FAILURES {
+            return Err(fault(
+                "agent.tts.failed",
+                "speech synthesis",
+                format_args!("{MAX_FAILURES} sentences in a row: {}", what.message),
+            ));
+        }
+        self.health.trouble(what);
+        Ok(())
+    }
+
+    async fn stream(&self, utterance: &mut Utterance, gate: &mut Gate) -> Result<(), Failure> {
+        let most = self.ctx.rate.samples_in(MAX_UTTERANCE);
+        let mut speech = self.tts.speak(&utterance.text).await?;
+        while let Some(samples) = speech.next().await? {
+            self.send(utterance, &samples, gate).await;
+            if utterance.samples > most {
+                let what = format_args!("more than {} s of audio for one sentence", MAX_UTTERANCE.as_secs());
+                return Err(Failure::Once(fault("agent.tts.endless", "speech synthesis", what)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, utterance: &mut Utterance, samples: &[i16], gate: &mut Gate) {
+        for part in samples.chunks(EVENT_SAMPLES) {
+            opened(gate).await;
+            let id = *utterance.id.get_or_insert_with(|| self.account.history().begin(utterance.text.clone()));
+            utterance.samples += part.len();
+            self.account.history().sent(id, part.len());
+            self.emit(AgentEvent::Audio(id, part.to_vec()), gate).await;
+        }
+    }
+
+    async fn end(&self, utterance: &Utterance, gate: &mut Gate) {
+        if let Some(id) = utterance.id {
+            self.account.history().ended(id);
+            self.emit(AgentEvent::AudioEnd(id), gate).await;
+        }
+    }
+
+    async fn emit(&self, event: AgentEvent, gate: &mut Gate) {
+        let generation = opened(gate).await;
+        // closed: the call is over
+        let _ = self.out.send(Tagged { generation, event }).await;
+    }
+}
+
+async fn opened(gate: &mut Gate) -> u32 {
+    let generation = gate.wait_for(Option::is_some).await.map(|generation| *generation);
+    match generation {
+        Ok(generation) => generation.unwrap_or_default(),
+        // the conductor drops an answer together with its gate
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn cut(mut pieces: mpsc::Receiver<Piece>, items: mpsc::Sender<Item>) {
+    let (mut citations, mut sentences) = (Citations::default(), Sentences::default());
+    while let Some(piece) = pieces.recv().await {
+        let found = match piece {
+            Piece::Text(text) => sentences.push(&citations.push(&text)).into_iter().map(Item::Sentence).collect(),
+            Piece::Audio(bytes) => {
+                let before = rest(&mut citations, &mut sentences).into_iter().map(Item::Sentence);
+                before.chain([Item::Clip(bytes)]).collect::<Vec<_>>()
+            }
+        };
+        for item in found {
+            if items.send(item).await.is_err() {
+                return;
+            }
+        }
+    }
+    for sentence in rest(&mut citations, &mut sentences) {
+        if items.send(Item::Sentence(sentence)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn rest(citations: &mut Citations, sentences: &mut Sentences) -> Vec<String> {
+    let mut all = sentences.push(&citations.finish());
+    all.extend(sentences.finish());
+    all
+}

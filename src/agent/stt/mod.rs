@@ -1,0 +1,58 @@
+//! Speech recognition of a cascade.
+
+mod cutter;
+mod http;
+mod joiner;
+
+use std::sync::Arc;
+
+pub use joiner::Joiner;
+use tokio::sync::mpsc;
+use url::Url;
+
+use super::{Context, cascade::Inbox, health::Health, retry::fault};
+use crate::{audio::Frame, call::Fault};
+
+/// What a service hears.
+#[derive(Debug)]
+pub enum Heard {
+    /// Text that will not change: an utterance or a fragment of one.
+    Piece(String),
+    /// Nothing more comes: asked for (`Ok`), or the service has failed.
+    Ended(Result<(), Fault>),
+}
+
+/// What a service is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// No more audio comes: deliver the last texts and end.
+    Finish,
+}
+
+/// The ends that a service needs.
+#[derive(Debug)]
+pub struct Ends {
+    /// The caller.
+    pub audio: Arc<Inbox<Frame>>,
+    /// Orders; closed means finish.
+    pub orders: mpsc::Receiver<Order>,
+    /// Where to put what is heard.
+    pub heard: mpsc::Sender<Heard>,
+    /// Where to report.
+    pub health: Health,
+}
+
+/// Listens until told to finish or failed; `Heard::Ended` comes last.
+pub async fn listen(ctx: Context, url: Url, ends: Ends) {
+    let heard = ends.heard.clone();
+    let end = match url.scheme() {
+        "http" | "https" => http::Line::new(ctx, url, ends).run().await,
+        other => Err(fault(
+            "agent.stt.scheme",
+            "speech recognition",
+            format_args!("{other:?} is no scheme of ASR_URL; use http, https, ws or wss"),
+        )),
+    };
+    // closed: nobody wants to know any more
+    let _ = heard.send(Heard::Ended(end)).await;
+}

@@ -1,0 +1,55 @@
+//! Bytes of a speech synthesis to samples at the leg's rate.
+
+use crate::audio::{Rate, resample::Resampler, wav::Stripper};
+
+/// Takes pieces cut anywhere, with or without a WAV header.
+#[derive(Debug)]
+pub struct Pcm {
+    /// The rate where no header says another.
+    from: u32,
+    to: Rate,
+    stripper: Stripper,
+    resampler: Option<(u32, Resampler)>,
+    stripped: Vec<i16>,
+}
+
+impl Pcm {
+    /// A converter of s16le mono at `from` Hz, unless a header says otherwise.
+    pub fn new(from: u32, to: Rate) -> Self {
+        Self { from, to, stripper: Stripper::new(), resampler: None, stripped: Vec::new() }
+    }
+
+    /// The samples that are complete with `bytes`.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<i16> {
+        self.stripper.push(bytes, &mut self.stripped);
+        self.convert()
+    }
+
+    /// The rest.
+    pub fn finish(&mut self) -> Vec<i16> {
+        self.stripper.finish(&mut self.stripped);
+        let mut out = self.convert();
+        if let Some((_, mut resampler)) = self.resampler.take() {
+            resampler.finish(&mut out);
+        }
+        out
+    }
+
+    fn convert(&mut self) -> Vec<i16> {
+        // a rate that no service has is a broken header
+        let claimed = self.stripper.format().map(|format| format.rate).filter(|rate| (4_000..=192_000).contains(rate));
+        let from = claimed.unwrap_or(self.from);
+        if from == self.to.hz() {
+            return std::mem::take(&mut self.stripped);
+        }
+        let mut out = Vec::new();
+        if !matches!(&self.resampler, Some((rate, _)) if *rate == from) {
+            self.resampler = Some((from, Resampler::new(from, self.to.hz())));
+        }
+        if let Some((_, resampler)) = &mut self.resampler {
+            resampler.process(&self.stripped, &mut out);
+        }
+        self.stripped.clear();
+        out
+    }
+}
