@@ -39,10 +39,10 @@ macro_rules! each {
     };
 }
 
-/// Starts the agent that `route` names; `None` for a kind that is not served. Connecting goes on while the call already runs.
+/// Starts the agent that `route` names. Connecting goes on while the call already runs.
 #[must_use]
-pub fn connect(route: Route, context: Context, voice: &Voice) -> Option<AnyAgent> {
-    Some(match route {
+pub fn connect(route: Route, context: Context, voice: &Voice) -> AnyAgent {
+    match route {
         Route::StsWebSocket(url) => AnyAgent::Sts(Box::new(Sts::start(url, context))),
         Route::StsHttp(url) => AnyAgent::StsHttp(Box::new(StsHttp::start(url, context))),
         Route::Builtin { greeting } => {
@@ -55,7 +55,7 @@ pub fn connect(route: Route, context: Context, voice: &Voice) -> Option<AnyAgent
         Route::Cascade { asr, llm, tts, greeting } => {
             AnyAgent::Cascade(Box::new(Cascade::start(context, Services { asr, llm, tts, greeting })))
         }
-    })
+    }
 }
 
 impl Stream for AnyAgent {

@@ -164,11 +164,7 @@ impl Calls {
         };
         let context =
             Context { call: id, uuid, rate, config: Arc::clone(&self.agent), outgoing: self.outgoing.clone() };
-        let Some(agent) = agent::connect(route, context, &self.voice) else {
-            error!("a cascade of asr_url, llm_url and tts_url is not served yet; set sts_url");
-            leg.close().await;
-            return Summary::of(EndReason::AgentFailed, Duration::ZERO);
-        };
+        let agent = agent::connect(route, context, &self.voice);
         let ended = Arc::new(AtomicBool::new(false));
         let session = Session {
             id,
