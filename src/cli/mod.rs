@@ -1,7 +1,9 @@
 //! One file per subcommand.
 
+pub mod call;
 pub mod check;
 pub mod completions;
+pub mod phone;
 pub mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -46,6 +48,7 @@ pub enum Command {
     /// Reads the configuration as `hark serve` would and prints every setting, where it was set, and all that is wrong. Then tries:
     /// can the ports be opened, can the services be reached, are the files there? Takes no call and sends nothing.
     Check(check::Args),
+    Call(call::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -56,6 +59,7 @@ impl Command {
         match self {
             Self::Serve(args) => serve::run(args).await,
             Self::Check(args) => check::run(args).await,
+            Self::Call(args) => call::run(args).await,
             Self::Completions(args) => completions::run(&args),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
-use crate::audio::{Frame, Rate};
+use crate::audio::{Frame, Rate, level::rms};
 
 /// Kept from before the edge: it comes only after the caller has spoken for some 200 ms.
 const PRE_ROLL: Duration = Duration::from_millis(400);
@@ -13,9 +13,9 @@ const SHORTEST: Duration = Duration::from_millis(200);
 /// Kept around the sounds when silence is cut off.
 const MARGIN: Duration = Duration::from_millis(60);
 /// Sound is what comes within 30 dB of the loudest …
-const RELATIVE: f64 = 0.03;
+const RELATIVE: f32 = 0.03;
 /// … and is not as quiet as the noise of an idle line (RMS).
-const ABSOLUTE: f64 = 40.0;
+const ABSOLUTE: f32 = 40.0;
 
 /// Records utterances of the caller.
 #[derive(Debug)]
@@ -76,12 +76,12 @@ pub fn trimmed(samples: &[i16], rate: Rate) -> &[i16] {
 /// From the first sound to the last, to 20 ms.
 fn sound(samples: &[i16], rate: Rate) -> Option<Range<usize>> {
     let len = rate.frame_samples();
-    let levels: Vec<f64> = samples.chunks(len).map(rms).collect();
-    let loudest = levels.iter().copied().fold(0.0, f64::max);
+    let levels: Vec<f32> = samples.chunks(len).map(rms).collect();
+    let loudest = levels.iter().copied().fold(0.0, f32::max);
     if loudest < ABSOLUTE {
         return None;
     }
-    let is_sound = |level: &f64| *level >= (loudest * RELATIVE).max(ABSOLUTE);
+    let is_sound = |level: &f32| *level >= (loudest * RELATIVE).max(ABSOLUTE);
     let first = levels.iter().position(is_sound)?;
     let last = levels.iter().rposition(is_sound)?;
     Some(first * len..((last + 1) * len).min(samples.len()))
@@ -90,11 +90,6 @@ fn sound(samples: &[i16], rate: Rate) -> Option<Range<usize>> {
 fn with_margin(sound: Range<usize>, len: usize, rate: Rate) -> Range<usize> {
     let margin = rate.samples_in(MARGIN);
     sound.start.saturating_sub(margin)..(sound.end + margin).min(len)
-}
-
-fn rms(samples: &[i16]) -> f64 {
-    let sum: f64 = samples.iter().map(|&sample| f64::from(sample).powi(2)).sum();
-    (sum / samples.len().max(1) as f64).sqrt()
 }
 
 #[cfg(test)]
