@@ -48,6 +48,10 @@ pub enum Command {
     /// Reads the configuration as `hark serve` would and prints every setting, where it was set, and all that is wrong. Then tries:
     /// can the ports be opened, can the services be reached, are the files there? Takes no call and sends nothing.
     Check(check::Args),
+    /// Call a gateway as Asterisk would, and tell what came back
+    ///
+    /// A telephone for testing without a PBX: connects to a gateway's AudioSocket port, sends the UUID, then 20 ms frames at the pace of
+    /// a telephone, and measures the frames that come back. With --calls it is a load generator.
     Call(call::Args),
     /// Print completions for a shell
     Completions(completions::Args),

@@ -27,10 +27,7 @@ const STAY: Duration = Duration::from_secs(5);
 /// Who speaks when no recording is given.
 const CALLER: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/caller.wav"));
 
-/// Call a gateway as Asterisk's AudioSocket would, and tell what came back
-///
-/// For testing without a PBX: connects, sends the UUID, then 20 ms frames at the pace of a telephone, and measures the gateway's frames.
-/// With --calls it is a load generator.
+/// Options of `hark call`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
   hark call localhost:5001                               a recorded caller speaks
