@@ -347,6 +347,7 @@ fn secrets_are_never_shown() {
         with_file("[webhooks]\nsecret = \"hunter2\"", &[("STS_URL", url), ("WEBHOOK_SECRET", secret)]).unwrap();
     assert_eq!(config.webhooks.secret.as_deref(), Some(secret));
     assert!(!format!("{config:?}").contains(secret), "{config:?}");
+    assert!(!format!("{:?}", config.webhooks).contains(secret), "{:?}", config.webhooks);
     assert!(!format!("{:?}", config.settings).contains(secret), "{:?}", config.settings);
     assert!(config.settings.iter().any(|setting| setting.key == "webhooks.secret" && setting.value == "\"***\""));
     let faults = faults(&[

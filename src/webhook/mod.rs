@@ -7,7 +7,7 @@ mod outbox;
 pub mod shown;
 mod stats;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 pub use body::{CALL_INITIATED, MASKED_DIGIT, render, render_initiated};
 pub use deliver::Webhooks;
@@ -33,7 +33,7 @@ pub fn client_builder(tls: &Arc<rustls::ClientConfig>) -> reqwest::ClientBuilder
 }
 
 /// Settings of the webhook endpoint.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where events are posted; unset = nowhere.
@@ -53,6 +53,22 @@ pub struct Config {
     pub capacity: usize,
     /// Requests under way at once.
     pub concurrency: usize,
+}
+
+/// Without the secret, and without the credentials that the URL may hold.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &self.url.as_deref().map(shown::url))
+            .field("secret", &self.secret.as_ref().map(|_| "***"))
+            .field("timeout_ms", &self.timeout_ms)
+            .field("retry", &self.retry)
+            .field("backoff_ms", &self.backoff_ms)
+            .field("agent_id", &self.agent_id)
+            .field("capacity", &self.capacity)
+            .field("concurrency", &self.concurrency)
+            .finish()
+    }
 }
 
 impl Default for Config {
