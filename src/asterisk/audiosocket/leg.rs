@@ -138,7 +138,7 @@ impl Leg {
             match ready!(self.poll_read(cx)) {
                 Ok(0) => self.end(self.eof()),
                 Ok(_) => {}
-                Err(error) => self.end(lost(&error)),
+                Err(error) => self.end(lost(&error, self.decoder.mid_frame())),
             }
             return Poll::Ready(None);
         };
@@ -211,7 +211,7 @@ impl Leg {
         self.remainder = Remainder::default();
         // after a broken pipe the incoming bytes tell how it ended; any other error is reported here and nowhere else
         if error.kind() != io::ErrorKind::BrokenPipe {
-            self.write_failed = Some(lost(error));
+            self.write_failed = Some(lost(error, self.decoder.mid_frame()));
         }
     }
 
@@ -255,7 +255,13 @@ impl Leg {
 }
 
 /// What an error of the socket means, with a word for the log.
-fn lost(error: &io::Error) -> Cause {
+///
+/// A reset between frames is an ordinary hang-up: Asterisk closes while some of our audio is unread (about one call in a hundred).
+fn lost(error: &io::Error, mid_frame: bool) -> Cause {
+    if error.kind() == io::ErrorKind::ConnectionReset && !mid_frame {
+        tracing::debug!(%error, "Asterisk hung up while our audio was under way");
+        return Cause::Normal;
+    }
     tracing::warn!(%error, "the connection to Asterisk broke");
     Cause::Lost
 }
