@@ -46,7 +46,8 @@ lint: ## Formatting, clippy, documentation, licences and advisories
 
 bench: ## Print the benchmark tables (takes minutes; close other programs)
 	@scripts/setup.sh build
-	$(CARGO) bench --locked $(ARGS)
+	$(CARGO) bench --locked --bench calls
+	$(CARGO) bench --locked --bench audio -- $(ARGS)
 
 FUZZ_SECONDS ?= 30
 fuzz: ## Fuzz every parser for FUZZ_SECONDS each (needs rustup; installs nightly and cargo-fuzz)

@@ -1,0 +1,201 @@
+//! An AudioSocket phone that sends numbered frames on absolute deadlines and notes when each comes back.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
+use uuid::Uuid;
+
+use crate::Result;
+
+pub const PERIOD: Duration = Duration::from_millis(20);
+/// A gap that a listener hears.
+const UNDERRUN: Duration = Duration::from_millis(30);
+/// The caller is silent at first, as callers are: frames from while the gateway connects can be made up for.
+const SILENT: u32 = 50;
+const FRAME: usize = 323;
+/// In the first sample of a numbered frame.
+const MARK: u16 = 0x5a5a;
+
+/// The measured window.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    pub from: Instant,
+    pub until: Instant,
+}
+
+impl Window {
+    fn holds(&self, at: Instant) -> bool {
+        (self.from..self.until).contains(&at)
+    }
+}
+
+/// What all phones of a run saw within the window. Times are in µs.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub echo: Vec<u32>,
+    /// Distance between two frames, less 20 ms, without sign.
+    pub pacing: Vec<u32>,
+    /// How late the phones themselves were.
+    pub late: Vec<u32>,
+    pub sent: u64,
+    pub back: u64,
+    pub frames: u64,
+    pub underruns: u64,
+    /// Calls that broke off.
+    pub broken: u64,
+    /// Per call of a burst: distinct frames heard, and how long from the first to the end of the last.
+    pub bursts: Vec<(u32, Duration)>,
+}
+
+/// A frame that carries its number in loud samples.
+pub fn numbered(number: u32) -> [u8; FRAME] {
+    let mut frame = [0; FRAME];
+    (frame[0], frame[1], frame[2]) = (0x10, 1, 64);
+    let [high, low] = [(number >> 16) as u16, number as u16];
+    for (sample, bytes) in frame[3..].chunks_exact_mut(2).enumerate() {
+        let value = match sample {
+            0 => MARK,
+            1 => high,
+            2 => low,
+            _ => 4_000,
+        };
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
+    frame
+}
+
+fn number(frame: &[u8]) -> Option<u32> {
+    let word = |at: usize| u16::from_le_bytes([frame[3 + 2 * at], frame[4 + 2 * at]]);
+    (word(0) == MARK).then(|| u32::from(word(1)) << 16 | u32::from(word(2)))
+}
+
+struct Phone {
+    window: Window,
+    started: Instant,
+    /// When each numbered frame was sent, in µs since `started`.
+    sent: Vec<u32>,
+    last: Option<Instant>,
+    burst: Burst,
+}
+
+#[derive(Default)]
+struct Burst {
+    heard: u32,
+    next: u32,
+    first: Option<Instant>,
+    last: Option<Instant>,
+}
+
+/// Calls `port` at `start`, hangs up at the end of the window.
+pub async fn call(port: u16, start: Instant, window: Window, seen: Rc<RefCell<Seen>>) {
+    sleep_until(start).await;
+    let mut phone =
+        Phone { window, started: start, sent: Vec::with_capacity(4096), last: None, burst: Burst::default() };
+    if phone.run(port, &seen).await.is_err() {
+        seen.borrow_mut().broken += 1;
+    }
+    if let Burst { heard, first: Some(first), last: Some(last), .. } = phone.burst {
+        seen.borrow_mut().bursts.push((heard, last - first + PERIOD));
+    }
+}
+
+impl Phone {
+    async fn run(&mut self, port: u16, seen: &RefCell<Seen>) -> Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.set_nodelay(true)?;
+        let mut hello = [0; 19];
+        (hello[0], hello[2]) = (1, 16);
+        hello[3..].copy_from_slice(Uuid::new_v4().as_bytes());
+        stream.write_all(&hello).await?;
+        let mut incoming = Vec::with_capacity(2048);
+        let mut ticks = 0;
+        let tick = sleep_until(Instant::now());
+        tokio::pin!(tick);
+        loop {
+            tokio::select! { biased;
+                () = &mut tick => {
+                    let due = tick.deadline();
+                    if due >= self.window.until {
+                        return Ok(());
+                    }
+                    self.speak(&mut stream, ticks, due, seen).await?;
+                    ticks += 1;
+                    tick.as_mut().reset(due + PERIOD);
+                }
+                read = stream.read_buf(&mut incoming) => {
+                    if read? == 0 {
+                        return Err("the gateway ended the call".into());
+                    }
+                    let done = self.listen(&incoming, &mut seen.borrow_mut())?;
+                    incoming.drain(..done);
+                }
+            }
+        }
+    }
+
+    async fn speak(&mut self, stream: &mut TcpStream, tick: u32, due: Instant, seen: &RefCell<Seen>) -> Result<()> {
+        let now = Instant::now();
+        let mut frame = [0; FRAME];
+        if let Some(next) = tick.checked_sub(SILENT) {
+            frame = numbered(next);
+            self.sent.push(micros(now - self.started));
+        } else {
+            frame[..3].copy_from_slice(&[0x10, 1, 64]);
+        }
+        if self.window.holds(now) {
+            let mut seen = seen.borrow_mut();
+            seen.late.push(micros(now - due));
+            seen.sent += 1;
+        }
+        Ok(stream.write_all(&frame).await?)
+    }
+
+    fn listen(&mut self, incoming: &[u8], seen: &mut Seen) -> Result<usize> {
+        let now = Instant::now();
+        let mut done = 0;
+        while let Some(frame) = incoming.get(done..done + FRAME) {
+            if frame[..3] != [0x10, 1, 64] {
+                return Err("the gateway sent something else than 20 ms at 8 kHz".into());
+            }
+            done += FRAME;
+            self.frame(frame, now, seen);
+        }
+        if let [0, ..] = &incoming[done..] {
+            return Err("the gateway hung up".into());
+        }
+        Ok(done)
+    }
+
+    fn frame(&mut self, frame: &[u8], now: Instant, seen: &mut Seen) {
+        let distance = self.last.replace(now).map(|last| now - last);
+        let number = number(frame);
+        if let Some(number) = number
+            && number >= self.burst.next
+        {
+            self.burst.heard += 1;
+            self.burst.next = number + 1;
+            self.burst.first.get_or_insert(now);
+            self.burst.last = Some(now);
+        }
+        if !self.window.holds(now) {
+            return;
+        }
+        seen.frames += 1;
+        if let Some(distance) = distance {
+            seen.pacing.push(micros(distance.abs_diff(PERIOD)));
+            seen.underruns += u64::from(distance > UNDERRUN);
+        }
+        if let Some(sent) = number.and_then(|number| self.sent.get(number as usize)) {
+            seen.back += 1;
+            seen.echo.push(micros(now - self.started).saturating_sub(*sent));
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
