@@ -9,5 +9,8 @@ mod cascade_tts;
 mod cascade_turns;
 mod cli;
 mod config;
+mod sts;
+mod sts_http;
+mod sts_network;
 mod support;
 mod webhook;

@@ -1,9 +1,11 @@
 //! What several tests share.
 
+pub mod agent_call;
 pub mod cascade;
 pub mod connector;
 pub mod log;
 pub mod receiver;
+pub mod sts_server;
 
 use std::{sync::Arc, time::Duration};
 
