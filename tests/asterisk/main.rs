@@ -7,5 +7,6 @@ mod support;
 
 mod announce;
 mod bench_call;
+mod calls;
 mod endings;
 mod fallback;

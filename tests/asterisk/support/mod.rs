@@ -1,10 +1,19 @@
 //! What the tests need around the gateway: a private Asterisk, a phone, and a plain AudioSocket server to prove both.
 pub mod audiosocket;
 pub mod g711;
+pub mod hark;
 pub mod lab;
 pub mod phone;
 pub mod rtp;
 pub mod sip;
+
+#[path = "../../it/support/receiver.rs"]
+pub mod receiver;
+#[path = "../../it/support/sts_server.rs"]
+pub mod sts_server;
+
+/// A test that takes longer hangs.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Noise that never repeats: any frame lost, doubled, moved or rounded shows up in a comparison of samples.
 pub fn noise(samples: usize, seed: u32) -> Vec<i16> {
