@@ -41,7 +41,7 @@ lint: ## Formatting, clippy, documentation, licences and advisories
 	@scripts/setup.sh lint
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings -A rustdoc::broken-intra-doc-links' $(CARGO) doc --locked --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --quiet
 	@scripts/deny.sh
 
 bench: ## Print the benchmark tables (takes minutes; close other programs)

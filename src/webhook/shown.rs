@@ -36,7 +36,7 @@ pub fn url(text: &str) -> String {
     line(url.as_str())
 }
 
-/// A JSON value for a log line: members with secret-looking names masked, URLs as [`url`] shows them, escaped and cut.
+/// A JSON value for a log line: members with secret-looking names masked, URLs as [`url()`] shows them, escaped and cut.
 #[must_use]
 pub fn json(value: &Value) -> String {
     line(&masked(value).to_string())
