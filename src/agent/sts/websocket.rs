@@ -7,8 +7,10 @@
 //! - digits: 16, then they are refused; what tungstenite has of a message that the kernel did not take: one message and control frames;
 //! - speech of the service: one message, handed on in pieces of 0.75 s, so that a minute at once never stops the other calls of a thread.
 
+mod read;
+mod write;
+
 use std::{
-    borrow::Cow,
     collections::VecDeque,
     future::Future,
     pin::Pin,
@@ -18,25 +20,18 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
-use futures_util::{Sink, SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::{
-    self, Message as Frame, Utf8Bytes,
-    protocol::{CloseFrame, frame::coding::CloseCode},
-};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::{
-    edge::{CHUNK, Downlink, Uplink},
-    wire::{self, Message},
-};
+use super::edge::{CHUNK, Downlink, Uplink};
 use crate::{
     agent::{
         self, Outgoing,
-        websocket::{self, ConnectError, Socket, escaped},
+        websocket::{self, ConnectError, Socket},
     },
-    call::{Agent, AgentEvent, AgentInput, Digit, Edge, Fault, Link, Sent, UtteranceId},
+    call::{Agent, AgentEvent, AgentInput, Digit, Fault, Link, Sent, UtteranceId},
 };
 
 /// Audio held while the service takes none: 1 s.
@@ -164,58 +159,6 @@ impl Sts {
         self.dropped
     }
 
-    fn hear(&mut self, samples: &[i16]) -> Sent<AgentInput> {
-        if matches!(self.state, State::Ended) || self.finishing.is_some() || self.mute {
-            return Sent::Whole;
-        }
-        self.up.push(samples);
-        let mut sent = true;
-        while let Some(chunk) = self.up.pop() {
-            if self.is_writable() {
-                wire::audio(&chunk, &mut self.text);
-                self.write();
-            } else {
-                self.hold_audio(chunk);
-            }
-            sent = self.stalled.is_none() && self.held.is_empty();
-        }
-        if sent { Sent::Whole } else { Sent::Held }
-    }
-
-    fn hold_audio(&mut self, chunk: [u8; CHUNK]) {
-        let connecting = matches!(self.state, State::Connecting(_));
-        if self.held_audio >= if connecting { MAX_HELD_CONNECTING } else { MAX_HELD } {
-            if let Some(oldest) = self.held.iter().position(|held| matches!(held, Held::Audio(_))) {
-                self.held.remove(oldest);
-                self.held_audio -= 1;
-            }
-            self.dropped += 1;
-            if !connecting && !self.slow {
-                self.slow = true;
-                let message = "the service does not take the caller's audio in time; the oldest is dropped".to_owned();
-                self.events.push_back(AgentEvent::Degraded(Fault { code: "agent.sts.slow", message }));
-            }
-        }
-        self.held.push_back(Held::Audio(Box::new(chunk)));
-        self.held_audio += 1;
-    }
-
-    fn digit(&mut self, digit: Digit) -> Sent<AgentInput> {
-        if matches!(self.state, State::Ended) || self.finishing.is_some() || self.mute {
-            return Sent::Whole;
-        }
-        if self.is_writable() {
-            wire::dtmf_digit(digit, &mut self.text);
-            self.write();
-            return if self.stalled.is_none() { Sent::Whole } else { Sent::Held };
-        }
-        if self.held.len() - self.held_audio >= MAX_DIGITS {
-            return Sent::Refused(AgentInput::Dtmf(digit));
-        }
-        self.held.push_back(Held::Digit(digit));
-        Sent::Held
-    }
-
     fn finish(&mut self) {
         if self.finishing.is_some() {
             return;
@@ -229,88 +172,6 @@ impl Sts {
         }
     }
 
-    fn is_writable(&self) -> bool {
-        matches!(self.state, State::Open(_)) && self.stalled.is_none() && self.held.is_empty() && !self.mute
-    }
-
-    /// Writes the message in `text`. Nothing may be pending.
-    fn write(&mut self) {
-        let text = self.text.split().freeze();
-        // Only whole JSON is ever put there, so this cannot fail.
-        let Ok(text) = Utf8Bytes::try_from(text) else { return };
-        self.write_frame(Frame::Text(text));
-    }
-
-    fn write_frame(&mut self, frame: Frame) {
-        let State::Open(socket) = &mut self.state else { return };
-        // The waker that counts is registered by the next poll_next, which comes before the session sleeps.
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut socket = Pin::new(socket.as_mut());
-        let result = match socket.as_mut().start_send(frame) {
-            Ok(()) => socket.poll_flush(&mut cx),
-            Err(error) => Poll::Ready(Err(error)),
-        };
-        match result {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => self.writing_failed(&error),
-            Poll::Pending => self.stalled = Some(Instant::now()),
-        }
-    }
-
-    /// The service may have said why before it went: that is still to be read.
-    fn writing_failed(&mut self, error: &tungstenite::Error) {
-        debug!("writing to the STS service failed: {}", escaped(&error.to_string()));
-        self.mute = true;
-        self.stalled = None;
-        self.held.clear();
-        self.held_audio = 0;
-    }
-
-    /// Writes as much as goes of what is pending, then says goodbye if it is time.
-    fn write_held(&mut self, cx: &mut Context<'_>) {
-        loop {
-            let State::Open(socket) = &mut self.state else { return };
-            if self.mute {
-                return;
-            }
-            if self.stalled.is_some() {
-                match Pin::new(socket.as_mut()).poll_flush(cx) {
-                    Poll::Pending => return,
-                    Poll::Ready(Ok(())) => self.stalled = None,
-                    Poll::Ready(Err(error)) => return self.writing_failed(&error),
-                }
-            }
-            if self.hello.is_some() || !self.held.is_empty() {
-                self.write_next();
-            } else if self.finishing.is_some() && !self.said_goodbye {
-                self.said_goodbye = true;
-                self.write_frame(Frame::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })));
-            } else {
-                break;
-            }
-        }
-        if self.slow {
-            self.slow = false;
-            self.events.push_back(AgentEvent::Restored);
-        }
-    }
-
-    fn write_next(&mut self) {
-        if let Some(uuid) = self.hello.take() {
-            wire::init(uuid, &mut self.text);
-        } else {
-            match self.held.pop_front() {
-                Some(Held::Audio(chunk)) => {
-                    self.held_audio -= 1;
-                    wire::audio(&chunk[..], &mut self.text);
-                }
-                Some(Held::Digit(digit)) => wire::dtmf_digit(digit, &mut self.text),
-                None => return,
-            }
-        }
-        self.write();
-    }
-
     fn poll_connect(&mut self, cx: &mut Context<'_>) {
         let State::Connecting(connecting) = &mut self.state else { return };
         match connecting.as_mut().poll(cx) {
@@ -318,167 +179,6 @@ impl Sts {
             Poll::Ready(Ok(socket)) => self.state = State::Open(Box::new(socket)),
             Poll::Ready(Err(error)) => self.fail("agent.sts.refused", error.to_string()),
         }
-    }
-
-    /// Reads until something came of it.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.paused && self.finishing.is_none() {
-            return Poll::Pending;
-        }
-        for _ in 0..MAX_IDLE_READS {
-            let State::Open(socket) = &mut self.state else { return Poll::Pending };
-            match socket.poll_next_unpin(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(Frame::Text(text)))) => self.message(text),
-                Poll::Ready(Some(Ok(Frame::Close(frame)))) => self.closed(frame.as_ref()),
-                Poll::Ready(Some(Ok(Frame::Binary(_)))) => {
-                    if first(&mut self.oddities.binary) {
-                        warn!(
-                            "the STS service sends binary messages; audio has to be base64 in JSON text; they are ignored"
-                        );
-                    }
-                }
-                Poll::Ready(Some(Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_)))) => {}
-                Poll::Ready(Some(Err(error))) => self.broken(&error),
-                Poll::Ready(None) => self.fail("agent.sts.lost", "the connection ended without a close".to_owned()),
-            }
-            if !self.events.is_empty() || !self.speech.is_empty() || matches!(self.state, State::Ended) {
-                return Poll::Ready(());
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    fn message(&mut self, text: Utf8Bytes) {
-        match wire::parse(&text) {
-            Ok(Message::Audio(payload)) => {
-                self.speech = match payload {
-                    Cow::Borrowed(payload) => Bytes::from(text.clone()).slice_ref(payload.as_bytes()),
-                    Cow::Owned(payload) => payload.into(),
-                };
-            }
-            Ok(Message::Interruption) => self.interrupted(),
-            Ok(Message::Transcript { role, text }) => {
-                self.recovered();
-                let text = self.bounded(text);
-                self.events.push_back(AgentEvent::Transcript { role, text, is_final: true });
-            }
-            Ok(Message::Error(message)) => self.troubled(&message),
-            Ok(Message::Ignored) => {
-                if first(&mut self.oddities.unknown) {
-                    debug!("the STS service sends messages beside the contract, ignored: {}", escaped(&text));
-                }
-            }
-            Err(error) => {
-                if first(&mut self.oddities.json) {
-                    warn!("the STS service sends text that is {error}; it is ignored: {}", escaped(&text));
-                }
-            }
-        }
-    }
-
-    fn bounded(&mut self, text: Cow<'_, str>) -> String {
-        if text.len() <= MAX_TRANSCRIPT {
-            return text.into_owned();
-        }
-        if first(&mut self.oddities.long) {
-            warn!("the STS service sends a transcript of {} bytes; it is cut to {MAX_TRANSCRIPT}", text.len());
-        }
-        text[..text.floor_char_boundary(MAX_TRANSCRIPT)].to_owned()
-    }
-
-    fn interrupted(&mut self) {
-        self.recovered();
-        self.next_utterance();
-        self.speech_until = None;
-        self.down.reset();
-        self.events.push_back(AgentEvent::Speech(Edge::Interrupted));
-    }
-
-    fn next_utterance(&mut self) {
-        if self.spoke {
-            self.spoke = false;
-            self.utterance = UtteranceId(self.utterance.0.wrapping_add(1));
-        }
-    }
-
-    fn troubled(&mut self, message: &str) {
-        let message = escaped(message);
-        self.oddities.errors += 1;
-        if self.trouble.is_some() || self.finishing.is_some() {
-            debug!("the STS service reports a further error: {message}");
-            return;
-        }
-        // An error while the agent still speaks is not followed by anything before it has been heard out.
-        let from = self.speech_until.map_or_else(Instant::now, |until| until.max(Instant::now()));
-        self.trouble = Some(Trouble { message: message.clone(), give_up: from + self.patience });
-        self.events.push_back(AgentEvent::Degraded(Fault { code: "agent.sts.error", message }));
-    }
-
-    fn recovered(&mut self) {
-        if self.trouble.take().is_some() {
-            self.events.push_back(AgentEvent::Restored);
-        }
-    }
-
-    /// The next piece of the speech at hand.
-    fn speak(&mut self) {
-        let piece = self.speech.split_to(self.speech.len().min(PIECE));
-        self.pcm.clear();
-        if let Err(error) = wire::decode(&piece, &mut self.pcm) {
-            self.speech = Bytes::new();
-            if first(&mut self.oddities.base64) {
-                warn!("the STS service sends audio that is no base64 ({error}); it is left out");
-            }
-            return;
-        }
-        if self.finishing.is_some() {
-            self.speech = Bytes::new();
-            return;
-        }
-        let samples = self.down.convert(&self.pcm);
-        if samples.is_empty() {
-            return;
-        }
-        self.recovered();
-        let now = Instant::now();
-        let lasts = Duration::from_micros(self.pcm.len() as u64 * 1_000_000 / 16_000);
-        self.speech_until = Some(self.speech_until.map_or(now, |until| until.max(now)) + lasts);
-        self.spoke = true;
-        self.events.push_back(AgentEvent::Audio(self.utterance, samples));
-    }
-
-    fn closed(&mut self, frame: Option<&CloseFrame>) {
-        // What we owe the closing handshake; if it does not go at once, the peer has to do without.
-        if let State::Open(socket) = &mut self.state {
-            let _ = socket.poll_flush_unpin(&mut Context::from_waker(Waker::noop()));
-        }
-        let orderly = frame.is_none_or(|frame| matches!(frame.code, CloseCode::Normal | CloseCode::Status));
-        if self.finishing.is_some() {
-            self.state = State::Ended;
-        } else if let Some(Trouble { message, .. }) = self.trouble.take() {
-            self.fail("agent.sts.error", format!("{message} (then it closed)"));
-        } else if orderly {
-            debug!("the STS service ended the session");
-            self.end_of_speech();
-            self.events.push_back(AgentEvent::Hangup);
-            self.state = State::Ended;
-        } else {
-            let why = frame.map(|frame| format!("{} {}", u16::from(frame.code), escaped(&frame.reason)));
-            self.fail("agent.sts.closed", format!("the service closed: {}", why.unwrap_or_default().trim_end()));
-        }
-    }
-
-    fn broken(&mut self, error: &tungstenite::Error) {
-        let code = match error {
-            tungstenite::Error::Io(_)
-            | tungstenite::Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
-                "agent.sts.lost"
-            }
-            _ => "agent.sts.protocol",
-        };
-        self.fail(code, escaped(&error.to_string()));
     }
 
     fn fail(&mut self, code: &'static str, message: String) {
