@@ -3,6 +3,7 @@
 pub mod call;
 pub mod check;
 pub mod completions;
+pub mod demo;
 pub mod phone;
 pub mod serve;
 
@@ -53,6 +54,11 @@ pub enum Command {
     /// A telephone for testing without a PBX: connects to a gateway's AudioSocket port, sends the UUID, then 20 ms frames at the pace of
     /// a telephone, and measures the frames that come back. With --calls it is a load generator.
     Call(call::Args),
+    /// Show a call from beginning to end: no PBX, no keys, no configuration
+    ///
+    /// Starts a gateway with the embedded agent on loopback, calls it over a real AudioSocket with recorded human speech and two keys,
+    /// prints what happens as it happens (who speaks, the events a webhook receiver gets, how long answers take), and saves the call.
+    Demo(demo::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -64,6 +70,7 @@ impl Command {
             Self::Serve(args) => serve::run(args).await,
             Self::Check(args) => check::run(args).await,
             Self::Call(args) => call::run(args).await,
+            Self::Demo(args) => demo::run(args).await,
             Self::Completions(args) => completions::run(&args),
         }
     }

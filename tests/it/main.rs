@@ -3,6 +3,7 @@
 
 mod api;
 mod audiosocket;
+mod builtin;
 mod cascade_asr;
 mod cascade_llm;
 mod cascade_tts;

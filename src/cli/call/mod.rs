@@ -25,7 +25,7 @@ use crate::{
 /// How long the caller stays after the last thing they do, in s, if nothing else is asked for.
 const STAY: Duration = Duration::from_secs(5);
 /// Who speaks when no recording is given.
-const CALLER: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/caller.wav"));
+pub(super) const CALLER: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/caller.wav"));
 
 /// Options of `hark call`.
 #[derive(Debug, Clone, clap::Args)]
