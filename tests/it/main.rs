@@ -8,6 +8,7 @@ mod cascade_asr;
 mod cascade_llm;
 mod cascade_tts;
 mod cascade_turns;
+mod cascade_ws;
 mod cli;
 mod config;
 mod sts;

@@ -21,7 +21,7 @@ use crate::{
         stt::{Heard, Joiner, Order},
         tts::Tts,
     },
-    call::{AgentEvent, AgentInput, Digit, Fault, Role},
+    call::{AgentEvent, AgentInput, Digit, Edge, Fault, Role},
 };
 
 /// Events that wait for room; audio waits elsewhere.
@@ -238,7 +238,11 @@ impl Conductor {
                 // full or closed: it has been told, or needs not be
                 let _ = self.wiring.orders.try_send(Order::Finish);
             }
-            AgentInput::CallerSpeech(_) | AgentInput::Audio(_) => {}
+            AgentInput::CallerSpeech(false) => {
+                // full: it has been told
+                let _ = self.wiring.orders.try_send(Order::Flush);
+            }
+            AgentInput::CallerSpeech(true) | AgentInput::Audio(_) => {}
         }
         Flow::On
     }
@@ -249,6 +253,18 @@ impl Conductor {
                 tracing::debug!(?text, "heard");
                 self.piece(&text);
                 Flow::On
+            }
+            Some(Heard::Partial(text)) => {
+                self.push(AgentEvent::Transcript { role: Role::User, text, is_final: false });
+                Flow::On
+            }
+            Some(Heard::Started) => {
+                self.push(AgentEvent::Speech(Edge::Started));
+                Flow::On
+            }
+            Some(Heard::EndOfTurn) => {
+                self.push(AgentEvent::Speech(Edge::Stopped));
+                self.debounced()
             }
             Some(Heard::Ended(Err(fault))) if self.finish_by.is_none() => self.fail(fault),
             Some(Heard::Ended(_)) | None => Flow::End,

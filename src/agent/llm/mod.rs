@@ -2,6 +2,7 @@
 
 mod answer;
 mod http;
+mod ws;
 
 use tokio::sync::mpsc;
 use url::Url;
@@ -27,6 +28,8 @@ pub enum Piece {
 pub enum Llm {
     /// The AVR contract.
     Http(http::Service),
+    /// Hark's own contract.
+    Ws(ws::Service),
 }
 
 impl Llm {
@@ -34,6 +37,7 @@ impl Llm {
     pub fn new(ctx: Context, url: Url, health: Health) -> Result<Self, Failure> {
         match url.scheme() {
             "http" | "https" => Ok(Self::Http(http::Service::new(ctx, url, health))),
+            "ws" | "wss" => Ok(Self::Ws(ws::Service::new(ctx, url, health))),
             other => Err(Failure::Final(fault(
                 "agent.llm.scheme",
                 "language model",
@@ -46,6 +50,7 @@ impl Llm {
     pub async fn ask(&self, messages: Vec<Message>, out: &mpsc::Sender<Piece>) -> Result<(), Failure> {
         match self {
             Self::Http(service) => service.ask(messages, out).await,
+            Self::Ws(service) => service.ask(messages, out).await,
         }
     }
 }

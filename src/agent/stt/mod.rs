@@ -3,6 +3,7 @@
 mod cutter;
 mod http;
 mod joiner;
+mod ws;
 
 use std::sync::Arc;
 
@@ -18,6 +19,12 @@ use crate::{audio::Frame, call::Fault};
 pub enum Heard {
     /// Text that will not change: an utterance or a fragment of one.
     Piece(String),
+    /// Text that may still change.
+    Partial(String),
+    /// The caller began to speak.
+    Started,
+    /// The caller has said everything.
+    EndOfTurn,
     /// Nothing more comes: asked for (`Ok`), or the service has failed.
     Ended(Result<(), Fault>),
 }
@@ -25,6 +32,8 @@ pub enum Heard {
 /// What a service is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
+    /// The caller has stopped speaking: do not wait for more.
+    Flush,
     /// No more audio comes: deliver the last texts and end.
     Finish,
 }
@@ -47,6 +56,7 @@ pub async fn listen(ctx: Context, url: Url, ends: Ends) {
     let heard = ends.heard.clone();
     let end = match url.scheme() {
         "http" | "https" => http::Line::new(ctx, url, ends).run().await,
+        "ws" | "wss" => ws::Line::new(ctx, url, ends).run().await,
         other => Err(fault(
             "agent.stt.scheme",
             "speech recognition",

@@ -2,6 +2,7 @@
 
 mod http;
 mod pcm;
+mod ws;
 
 pub use pcm::Pcm;
 use url::Url;
@@ -17,6 +18,8 @@ use super::{
 pub enum Tts {
     /// The AVR contract.
     Http(http::Service),
+    /// Hark's own contract.
+    Ws(ws::Service),
 }
 
 /// Speech as it is being synthesised. Dropping it cancels the request.
@@ -24,6 +27,8 @@ pub enum Tts {
 pub enum Speech {
     /// The AVR contract.
     Http(http::Speech),
+    /// Hark's own contract.
+    Ws(ws::Speech),
 }
 
 impl Tts {
@@ -31,6 +36,7 @@ impl Tts {
     pub fn new(ctx: Context, url: Url, health: Health) -> Result<Self, Failure> {
         match url.scheme() {
             "http" | "https" => Ok(Self::Http(http::Service::new(ctx, url, health))),
+            "ws" | "wss" => Ok(Self::Ws(ws::Service::new(ctx, url, health))),
             other => Err(Failure::Final(fault(
                 "agent.tts.scheme",
                 "speech synthesis",
@@ -43,6 +49,7 @@ impl Tts {
     pub async fn speak(&self, text: &str) -> Result<Speech, Failure> {
         match self {
             Self::Http(service) => service.speak(text).await.map(Speech::Http),
+            Self::Ws(service) => service.speak(text).await.map(Speech::Ws),
         }
     }
 }
@@ -52,6 +59,7 @@ impl Speech {
     pub async fn next(&mut self) -> Result<Option<Vec<i16>>, Failure> {
         match self {
             Self::Http(speech) => speech.next().await,
+            Self::Ws(speech) => speech.next().await,
         }
     }
 }
