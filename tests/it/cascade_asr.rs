@@ -64,10 +64,10 @@ async fn two_texts_in_one_tcp_segment_are_joined_verbatim() {
 
 #[tokio::test]
 async fn utf8_split_over_reads() {
-    let mut bench = Bench::start(config(), None).await;
+    let mut bench = Bench::start(hark::agent::Config { debounce_ms: 3_600_000, ..config() }, None).await;
     let mut request = bench.asr.request().await;
     request.ok().await;
-    let text = framed("Grüße, 你好".as_bytes());
+    let text = framed("Grüße, 你好<end>".as_bytes());
     for byte in text {
         request.write(&[byte]).await;
         tokio::task::yield_now().await;

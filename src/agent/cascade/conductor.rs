@@ -166,9 +166,10 @@ impl Conductor {
                     Err(_) => Flow::End,
                 },
                 result = work(&mut self.running) => self.answered(result),
+                // before the timer: what has come in time must not count as late (floods are stopped where they come in)
+                heard = self.wiring.heard.recv() => self.heard(heard),
                 () = at(self.debounce) => self.debounced(),
                 () = at(self.finish_by) => Flow::End,
-                heard = self.wiring.heard.recv() => self.heard(heard),
             };
             if matches!(flow, Flow::End) {
                 return;
