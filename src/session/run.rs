@@ -166,11 +166,14 @@ impl<L: Leg, A: Agent> Session<L, A> {
         let mut leg_first = true;
         let mut vad: Option<Vad> = None;
         let wake = sleep_until(call.deadline().into());
-        tokio::pin!(wake);
+        // Made once: each new one takes a lock and a place in a list, three times a frame.
+        let stop = self.stop.clone();
+        let stopped = stop.cancelled();
+        tokio::pin!(wake, stopped);
         loop {
             let read_agent = agent_open && call.wants_agent();
             let input = tokio::select! { biased;
-                () = self.stop.cancelled(), if !stopping => {
+                () = &mut stopped, if !stopping => {
                     stopping = true;
                     Input::Command(Command::Hangup(EndReason::Shutdown))
                 }
@@ -212,7 +215,11 @@ impl<L: Leg, A: Agent> Session<L, A> {
             if let Some(reason) = driver.end {
                 return reason;
             }
-            wake.as_mut().reset(call.deadline().into());
+            let deadline = call.deadline().into();
+            // Most inputs leave it where it is.
+            if wake.deadline() != deadline {
+                wake.as_mut().reset(deadline);
+            }
         }
     }
 
