@@ -42,7 +42,7 @@ impl Server {
         let (stream, _) = accepted.expect("Asterisk connects").expect("accept");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         let (read, write) = stream.into_split();
-        let write = Arc::new(tokio::sync::Mutex::new(write));
+        let write = Arc::new(tokio::sync::Mutex::new(Writer { half: write, hung_up: false }));
         let log = Arc::new(Mutex::new(Vec::new()));
         let changed = watch::Sender::new(None);
         let reader = tokio::spawn(read_all(read, echo.then(|| write.clone()), log.clone(), changed.clone()));
@@ -57,8 +57,13 @@ pub enum End {
     Reset,
 }
 
+struct Writer {
+    half: OwnedWriteHalf,
+    hung_up: bool,
+}
+
 pub struct Connection {
-    write: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    write: Arc<tokio::sync::Mutex<Writer>>,
     log: Arc<Mutex<Vec<Frame>>>,
     changed: watch::Sender<Option<End>>,
     reader: tokio::task::JoinHandle<()>,
@@ -74,7 +79,7 @@ impl Connection {
         self.reader.abort();
         let _ = self.reader.await;
         if reset {
-            let write = Arc::into_inner(self.write).expect("the reader is gone").into_inner();
+            let write = Arc::into_inner(self.write).expect("the reader is gone").into_inner().half;
             let linger = socket2::SockRef::from(write.as_ref()).set_linger(Some(Duration::ZERO));
             linger.expect("SO_LINGER");
             // dropping it would send a FIN first
@@ -116,17 +121,23 @@ impl Connection {
     }
 }
 
-async fn send(write: &tokio::sync::Mutex<OwnedWriteHalf>, kind: u8, payload: &[u8]) -> std::io::Result<()> {
+async fn send(write: &tokio::sync::Mutex<Writer>, kind: u8, payload: &[u8]) -> std::io::Result<()> {
     let mut frame = vec![kind];
     frame.extend((payload.len() as u16).to_be_bytes());
     frame.extend(payload);
+    let mut write = write.lock().await;
+    // nothing follows a hang-up: Asterisk closes at it, and bytes it has not read make that a reset
+    if write.hung_up {
+        return Ok(());
+    }
+    write.hung_up = kind == HANGUP;
     // one write: Asterisk gives a payload 5 ms to follow its header
-    write.lock().await.write_all(&frame).await
+    write.half.write_all(&frame).await
 }
 
 async fn read_all(
     mut read: OwnedReadHalf,
-    echo: Option<Arc<tokio::sync::Mutex<OwnedWriteHalf>>>,
+    echo: Option<Arc<tokio::sync::Mutex<Writer>>>,
     log: Arc<Mutex<Vec<Frame>>>,
     changed: watch::Sender<Option<End>>,
 ) {
