@@ -4,7 +4,9 @@ mod body;
 mod deliver;
 mod endpoint;
 mod outbox;
+pub mod schedule;
 pub mod shown;
+pub mod sign;
 mod stats;
 
 use std::{fmt, sync::Arc, time::Duration};
