@@ -17,8 +17,13 @@ const UNDERRUN: Duration = Duration::from_millis(30);
 /// The caller is silent at first, as callers are: frames from while the gateway connects can be made up for.
 const SILENT: u32 = 50;
 const FRAME: usize = 323;
-/// In the first sample of a numbered frame.
-const MARK: u16 = 0x5a5a;
+/// The first samples of a numbered frame, and behind them its number in digits to this base: too quiet to make a pause loud.
+const MARK: [i16; 3] = [21, -43, 57];
+const DIGITS: usize = 5;
+const BASE: u32 = 32;
+/// People pause: of every 2 s of a caller the last 400 ms. A gateway may use them to catch up.
+const SENTENCE: u32 = 100;
+const SPOKEN: u32 = 80;
 
 /// The measured window.
 #[derive(Debug, Clone, Copy)]
@@ -51,26 +56,37 @@ pub struct Seen {
     pub bursts: Vec<(u32, Duration)>,
 }
 
-/// A frame that carries its number in loud samples.
-pub fn numbered(number: u32) -> [u8; FRAME] {
+/// A frame that carries its number.
+pub fn numbered(number: u32, voiced: bool) -> [u8; FRAME] {
     let mut frame = [0; FRAME];
     (frame[0], frame[1], frame[2]) = (0x10, 1, 64);
-    let [high, low] = [(number >> 16) as u16, number as u16];
+    let mut left = number;
     for (sample, bytes) in frame[3..].chunks_exact_mut(2).enumerate() {
         let value = match sample {
-            0 => MARK,
-            1 => high,
-            2 => low,
-            _ => 4_000,
+            _ if sample < MARK.len() => MARK[sample],
+            _ if sample < MARK.len() + DIGITS => {
+                let digit = left % BASE;
+                left /= BASE;
+                digit as i16
+            }
+            _ if voiced => 4_000,
+            _ => 0,
         };
         bytes.copy_from_slice(&value.to_le_bytes());
     }
     frame
 }
 
+/// Whether frame `number` of a caller is speech.
+const fn is_voiced(number: u32) -> bool {
+    number % SENTENCE < SPOKEN
+}
+
 fn number(frame: &[u8]) -> Option<u32> {
-    let word = |at: usize| u16::from_le_bytes([frame[3 + 2 * at], frame[4 + 2 * at]]);
-    (word(0) == MARK).then(|| u32::from(word(1)) << 16 | u32::from(word(2)))
+    let sample = |at: usize| i16::from_le_bytes([frame[3 + 2 * at], frame[4 + 2 * at]]);
+    let marked = (0..MARK.len()).all(|at| sample(at) == MARK[at]);
+    let digits = (0..DIGITS).rev().map(|at| u32::try_from(sample(MARK.len() + at)).unwrap_or(BASE));
+    marked.then(|| digits.fold(0_u32, |number, digit| number.wrapping_mul(BASE).wrapping_add(digit)))
 }
 
 struct Phone {
@@ -140,8 +156,10 @@ impl Phone {
     async fn speak(&mut self, stream: &mut TcpStream, tick: u32, due: Instant, seen: &RefCell<Seen>) -> Result<()> {
         let now = Instant::now();
         let mut frame = [0; FRAME];
+        let mut voiced = false;
         if let Some(next) = tick.checked_sub(SILENT) {
-            frame = numbered(next);
+            voiced = is_voiced(next);
+            frame = numbered(next, voiced);
             self.sent.push(micros(now - self.started));
         } else {
             frame[..3].copy_from_slice(&[0x10, 1, 64]);
@@ -149,7 +167,7 @@ impl Phone {
         if self.window.holds(now) {
             let mut seen = seen.borrow_mut();
             seen.late.push(micros(now - due));
-            seen.sent += 1;
+            seen.sent += u64::from(voiced);
         }
         Ok(stream.write_all(&frame).await?)
     }
@@ -189,8 +207,10 @@ impl Phone {
             seen.pacing.push(micros(distance.abs_diff(PERIOD)));
             seen.underruns += u64::from(distance > UNDERRUN);
         }
-        if let Some(sent) = number.and_then(|number| self.sent.get(number as usize)) {
-            seen.back += 1;
+        if let Some(number) = number
+            && let Some(sent) = self.sent.get(number as usize)
+        {
+            seen.back += u64::from(is_voiced(number));
             seen.echo.push(micros(now - self.started).saturating_sub(*sent));
         }
     }

@@ -114,7 +114,7 @@ fn speech(seconds: u32, out: &mut Vec<u8>) {
     for first in (0..frames).step_by(BURST_FRAMES as usize) {
         let mut pcm = Vec::new();
         for number in first..(first + BURST_FRAMES).min(frames) {
-            pcm.extend_from_slice(&phone::numbered(number)[3..]);
+            pcm.extend_from_slice(&phone::numbered(number, true)[3..]);
         }
         frame(format!(r#"{{"type":"audio","audio":"{}"}}"#, BASE64_STANDARD.encode(pcm)).as_bytes(), out);
     }

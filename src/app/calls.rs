@@ -11,16 +11,16 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, Span, error, info, info_span, warn};
 use uuid::Uuid;
 
 use super::sound::Sounds;
 use crate::{
-    agent::{self, Context, Outgoing, Overrides, Route, builtin::Voice},
+    agent::{self, AnyAgent, Context, Outgoing, Overrides, Route, builtin::Voice},
     asterisk::audiosocket::{self, Identified, Pending},
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
     session::{Announcement, Announcements, Entry, MemoryAnnouncements, Registry, Session, Summary},
@@ -80,15 +80,36 @@ impl Refusal {
 
 impl Calls {
     /// Serves a connection to its end, on a media thread.
-    pub async fn serve(self: Arc<Self>, pending: Pending) {
-        // A connection without a UUID has been logged and counted.
-        let Ok(identified) = pending.identify(&self.audiosocket).await else { return };
-        let id = CallId::new();
-        let span = info_span!("call", %id, uuid = %identified.uuid);
-        self.take(id, identified).instrument(span).await;
+    pub fn serve(self: Arc<Self>, pending: Pending) -> impl Future<Output = ()> {
+        // In a box that goes when the call has begun: what is in memory thousands of times is what a live call needs.
+        let begin = Box::pin(Arc::clone(&self).begin(pending));
+        async move {
+            let Some((session, span, live)) = begin.await else { return };
+            let (id, uuid, ended) = (session.id, session.uuid, Arc::clone(&session.ended));
+            let started = Instant::now();
+            let summary = match AssertUnwindSafe(session.run()).catch_unwind().instrument(span.clone()).await {
+                Ok(summary) => summary,
+                Err(_) => Box::pin(self.panicked(id, uuid, started, &ended).instrument(span.clone())).await,
+            };
+            drop(live);
+            span.in_scope(|| self.count(&summary));
+        }
     }
 
-    async fn take(self: Arc<Self>, id: CallId, identified: Identified) {
+    /// From a connection to a session that is ready to run; `None` when it became no call, which has been logged and counted.
+    async fn begin(self: Arc<Self>, pending: Pending) -> Option<(Session<audiosocket::Leg, AnyAgent>, Span, Live)> {
+        let identified = pending.identify(&self.audiosocket).await.ok()?;
+        let id = CallId::new();
+        let span = info_span!("call", %id, uuid = %identified.uuid);
+        let (session, live) = self.take(id, identified).instrument(span.clone()).await?;
+        Some((session, span, live))
+    }
+
+    async fn take(
+        self: Arc<Self>,
+        id: CallId,
+        identified: Identified,
+    ) -> Option<(Session<audiosocket::Leg, AnyAgent>, Live)> {
         let uuid = identified.uuid;
         let announcement = timeout(LOOK_UP, self.announcements.get(uuid)).await.unwrap_or_else(|_| {
             warn!("looking up the announcement took too long: the configured services serve this call");
@@ -101,12 +122,14 @@ impl Calls {
                 self.metrics.count(&self.metrics.refused, refusal.code());
                 warn!(code = refusal.code(), peer = %identified.peer, "call refused, the dialplan goes on: {refusal}");
                 identified.refuse().await;
-                return;
+                return None;
             }
         };
         let (commands, orders) = mpsc::channel(COMMANDS);
         let same = self.registry.add(id, Entry { uuid, started: Instant::now(), commands });
-        let _live = Live { calls: &self, id };
+        self.metrics.calls.inc();
+        self.metrics.active.inc();
+        let live = Live { calls: Arc::clone(&self), id, _permit: permit };
         if same > 0 {
             warn!(
                 others = same,
@@ -114,18 +137,10 @@ impl Calls {
             );
         }
         info!(peer = %identified.peer, "call started, served by {}", described(&route));
-        self.metrics.calls.inc();
-        self.metrics.active.inc();
-        let summary = self.converse(id, identified, route, orders).await;
-        self.metrics.active.dec();
-        self.count(&summary);
-        drop(permit);
+        Some((self.session(id, identified, route, orders).await, live))
     }
 
-    fn admit(
-        &self,
-        announcement: Option<&Announcement>,
-    ) -> Result<(Route, tokio::sync::OwnedSemaphorePermit), Refusal> {
+    fn admit(&self, announcement: Option<&Announcement>) -> Result<(Route, OwnedSemaphorePermit), Refusal> {
         if self.refuse.is_cancelled() {
             return Err(Refusal::Stopping);
         }
@@ -144,13 +159,13 @@ impl Calls {
         Ok((route, permit))
     }
 
-    async fn converse(
+    async fn session(
         &self,
         id: CallId,
         identified: Identified,
         route: Route,
         commands: mpsc::Receiver<crate::call::Command>,
-    ) -> Summary {
+    ) -> Session<audiosocket::Leg, AnyAgent> {
         let uuid = identified.uuid;
         let leg = identified.into_leg().await;
         let rate = leg.rate();
@@ -165,23 +180,8 @@ impl Calls {
         let context =
             Context { call: id, uuid, rate, config: Arc::clone(&self.agent), outgoing: self.outgoing.clone() };
         let agent = agent::connect(route, context, &self.voice);
-        let ended = Arc::new(AtomicBool::new(false));
-        let session = Session {
-            id,
-            uuid,
-            setup,
-            leg,
-            agent,
-            events: self.events.clone(),
-            commands,
-            stop: self.stop.clone(),
-            ended: Arc::clone(&ended),
-        };
-        let started = Instant::now();
-        match AssertUnwindSafe(session.run()).catch_unwind().await {
-            Ok(summary) => summary,
-            Err(_) => self.panicked(id, uuid, started, &ended).await,
-        }
+        let (events, stop) = (self.events.clone(), self.stop.clone());
+        Session { id, uuid, setup, leg, agent, events, commands, stop, ended: Arc::default() }
     }
 
     /// A session that panics ends its call alone; whoever counts calls still learns of its end.
@@ -220,15 +220,17 @@ impl Calls {
     }
 }
 
-/// Takes the call out of the registry, however it ends.
-struct Live<'a> {
-    calls: &'a Calls,
+/// A call's place among the live ones, given back however it ends.
+struct Live {
+    calls: Arc<Calls>,
     id: CallId,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Live<'_> {
+impl Drop for Live {
     fn drop(&mut self) {
         self.calls.registry.remove(self.id);
+        self.calls.metrics.active.dec();
     }
 }
 

@@ -37,6 +37,7 @@ struct Arrivals {
     previous_min: i64,
     current_min: i64,
     count: u32,
+    last: Instant,
 }
 
 impl Grid {
@@ -74,21 +75,26 @@ impl Grid {
     pub fn arrived(&mut self, now: Instant) {
         let phase = self.phase(now);
         let Some(arrivals) = &mut self.arrivals else {
-            self.arrivals = Some(Arrivals { reference: phase, previous_min: 0, current_min: 0, count: 0 });
+            self.arrivals = Some(Arrivals { reference: phase, previous_min: 0, current_min: 0, count: 0, last: now });
             // The grid starts with the caller: one cushion after their first frame.
             let cushion = Duration::from_nanos(self.cushion.unsigned_abs());
             self.slot = self.last_sent.map_or(now + cushion, |sent| (now + cushion).max(sent + CATCH_UP));
             return;
         };
         let offset = wrap(phase - arrivals.reference);
-        arrivals.current_min = arrivals.current_min.min(offset);
+        let gap = now.saturating_duration_since(std::mem::replace(&mut arrivals.last, now));
+        // A frame more than half a period late would look early, and so would those that come in a heap behind it.
+        if gap.abs_diff(PERIOD) < PERIOD / 2 {
+            arrivals.current_min = arrivals.current_min.min(offset);
+        }
         arrivals.count += 1;
         if arrivals.count >= HALF_WINDOW {
             arrivals.count = 0;
             arrivals.previous_min = arrivals.current_min;
             arrivals.current_min = i64::MAX;
             // Follow the sender's clock: keep offsets small so that they never wrap.
-            let shift = arrivals.previous_min;
+            // Nothing regular in half a window says nothing about the clock.
+            let shift = if arrivals.previous_min == i64::MAX { 0 } else { arrivals.previous_min };
             arrivals.reference += shift;
             arrivals.previous_min = 0;
         }
@@ -152,6 +158,21 @@ mod tests {
         }
         let phase = grid.slot().duration_since(start).as_micros() % 20_000;
         assert!((2_900..=3_100).contains(&phase), "{phase} µs");
+    }
+
+    #[test]
+    fn a_very_late_frame_and_the_heap_behind_it_do_not_pull_the_phase() {
+        let start = Instant::now();
+        let mut grid = Grid::new(3 * MS, start);
+        for frame in 0..300_u32 {
+            let at = start + PERIOD * frame;
+            // every second the sender stalls for 35 ms and then sends what it owes
+            let stalled = start + PERIOD * (frame - frame % 50) + 35 * MS;
+            grid.arrived(if frame < 50 { at } else { at.max(stalled) });
+            grid.sent(grid.slot());
+            let phase = grid.slot().duration_since(start).as_micros() % 20_000;
+            assert!(frame < 5 || (2_900..=3_100).contains(&phase), "frame {frame}: {phase} µs");
+        }
     }
 
     #[test]

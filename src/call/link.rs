@@ -166,7 +166,8 @@ pub enum Sent<C> {
 /// The one shape of legs and agents: a stream of events, and a `send` that never waits.
 ///
 /// `send` writes at once; a remainder stays inside and is written *first* by `poll_next`, which registers for writability, so the
-/// loop of a call needs no further arm. While a remainder is pending audio is refused and controls are held, at most 16.
+/// loop of a call needs no further arm. It polls a link after everything it has sent, except audio that went [`Sent::Whole`], and otherwise
+/// only when the link woke it: audio must leave nothing behind that only `poll_next` would notice. While a remainder is pending audio is refused and controls are held, at most 16.
 /// A stream that has ended yields `None` for ever.
 pub trait Link: Stream<Item = Self::Event> + Unpin {
     /// What it reports.

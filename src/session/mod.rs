@@ -3,6 +3,7 @@
 mod announce;
 mod registry;
 mod run;
+mod sources;
 
 pub use announce::{Announcement, Announcements, MemoryAnnouncements};
 pub use registry::{Entry, Registry};

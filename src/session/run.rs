@@ -11,7 +11,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_core::Stream;
 use std::pin::Pin;
 use tokio::{
     sync::mpsc,
@@ -21,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
+use super::sources::{Source, Sources};
 use crate::{
     audio::vad::Vad,
     call::{
-        Agent, AgentEvent, Call, CallEvent, CallId, Cause, Command, EndReason, Envelope, EventId, Fault, Input, Leg,
-        LegCommand, LegEvent, Output, Sent, Setup, Stats,
+        Agent, AgentEvent, AgentInput, Call, CallEvent, CallId, Cause, Command, EndReason, Envelope, EventId, Fault,
+        Input, Leg, LegCommand, LegEvent, Output, Sent, Setup, Stats,
     },
 };
 
@@ -122,32 +122,37 @@ impl Unsent {
 
 impl<L: Leg, A: Agent> Session<L, A> {
     /// Runs the call to its end, then closes leg and agent.
-    pub async fn run(mut self) -> Summary {
-        let clock = Clock { instant: Instant::now(), system: SystemTime::now() };
-        let mut driver = Driver {
-            out: Vec::with_capacity(16),
-            refused: None,
-            unsent: Unsent { queue: VecDeque::new(), lost: 0 },
-            clock,
-            frames_in: 0,
-            agent_refused: 0,
-            end: None,
-        };
-        let mut call = Call::new(self.setup_taken(), driver.clock.instant.into_std(), &mut driver.out);
-        driver.carry_out(&mut self);
-        let reason = self.drive(&mut call, &mut driver).await;
-        let stats = call.stats();
-        drop(call);
-        let summary = Summary {
-            reason,
-            duration: driver.clock.instant.elapsed(),
-            stats,
-            frames_in: driver.frames_in,
-            agent_refused: driver.agent_refused,
-            events_lost: driver.unsent.lost,
-        };
-        self.wind_up(driver.unsent).await;
-        summary
+    // A block instead of an async fn, which would keep two copies of `self`: there are thousands of these in memory, and in its caches.
+    pub fn run(mut self) -> impl Future<Output = Summary> {
+        async move {
+            let clock = Clock { instant: Instant::now(), system: SystemTime::now() };
+            let mut driver = Driver {
+                out: Vec::with_capacity(16),
+                refused: None,
+                unsent: Unsent { queue: VecDeque::new(), lost: 0 },
+                clock,
+                frames_in: 0,
+                agent_refused: 0,
+                end: None,
+                sources: Sources::new(),
+            };
+            let mut call = Call::new(self.setup_taken(), driver.clock.instant.into_std(), &mut driver.out);
+            driver.carry_out(&mut self);
+            let reason = self.drive(&mut call, &mut driver).await;
+            let stats = call.stats();
+            drop(call);
+            let summary = Summary {
+                reason,
+                duration: driver.clock.instant.elapsed(),
+                stats,
+                frames_in: driver.frames_in,
+                agent_refused: driver.agent_refused,
+                events_lost: driver.unsent.lost,
+            };
+            // Boxed, because it is larger than all of a call that lives.
+            Box::pin(self.wind_up(driver.unsent)).await;
+            summary
+        }
     }
 
     fn setup_taken(&mut self) -> Setup {
@@ -162,40 +167,32 @@ impl<L: Leg, A: Agent> Session<L, A> {
     }
 
     async fn drive(&mut self, call: &mut Call, driver: &mut Driver) -> EndReason {
-        let (mut leg_open, mut agent_open, mut stopping, mut commands_open) = (true, true, false, true);
-        let mut leg_first = true;
-        let mut vad: Option<Vad> = None;
+        let mut open = Open { leg: true, agent: true, commands: true, leg_first: true };
+        // Boxed: speech-to-speech calls have none.
+        let mut vad: Option<Box<Vad>> = None;
         let wake = sleep_until(call.deadline().into());
-        // Made once: each new one takes a lock and a place in a list, three times a frame.
         let stop = self.stop.clone();
         let stopped = stop.cancelled();
         tokio::pin!(wake, stopped);
+        let mut stopping = false;
         loop {
-            let read_agent = agent_open && call.wants_agent();
-            let input = tokio::select! { biased;
-                () = &mut stopped, if !stopping => {
+            let read_agent = call.wants_agent();
+            let input = poll_fn(|cx| {
+                driver.sources.begin(cx);
+                if !stopping && driver.sources.poll(Source::Stop, |cx| stopped.as_mut().poll(cx)).is_ready() {
                     stopping = true;
-                    Input::Command(Command::Hangup(EndReason::Shutdown))
+                    return Poll::Ready(Input::Command(Command::Hangup(EndReason::Shutdown)));
                 }
-                () = &mut wake => Input::Tick,
-                command = self.commands.recv(), if commands_open => match command {
-                    Some(command) => Input::Command(command),
-                    None => { commands_open = false; continue }
-                },
-                side = next_of(&mut self.leg, leg_open, &mut self.agent, read_agent, leg_first) => {
-                    leg_first = !leg_first;
-                    match side {
-                        Side::Leg(Some(event)) => Input::Leg(event),
-                        Side::Leg(None) => { leg_open = false; Input::Leg(LegEvent::Hangup(Cause::Normal)) }
-                        Side::Agent(Some(event)) => Input::Agent(event),
-                        Side::Agent(None) => { agent_open = false; Input::Agent(AgentEvent::Failed(gone())) }
-                    }
-                },
-            };
+                if driver.sources.poll(Source::Timer, |cx| wake.as_mut().poll(cx)).is_ready() {
+                    return Poll::Ready(Input::Tick);
+                }
+                self.poll_input(&mut driver.sources, &mut open, read_agent)
+            })
+            .await;
             let now = Instant::now().into_std();
             let probability = match &input {
                 Input::Leg(LegEvent::Audio(frame)) if call.wants_voice() => {
-                    vad.get_or_insert_with(|| Vad::new(frame.rate())).push(frame)
+                    vad.get_or_insert_with(|| Box::new(Vad::new(frame.rate()))).push(frame)
                 }
                 _ => None,
             };
@@ -219,8 +216,51 @@ impl<L: Leg, A: Agent> Session<L, A> {
             // Most inputs leave it where it is.
             if wake.deadline() != deadline {
                 wake.as_mut().reset(deadline);
+                driver.sources.rouse(Source::Timer);
             }
         }
+    }
+
+    /// The next order, or event of either side.
+    fn poll_input(&mut self, sources: &mut Sources, open: &mut Open, read_agent: bool) -> Poll<Input> {
+        if open.commands
+            && let Poll::Ready(command) = sources.poll(Source::Commands, |cx| self.commands.poll_recv(cx))
+        {
+            match command {
+                Some(command) => return Poll::Ready(Input::Command(command)),
+                None => open.commands = false,
+            }
+        }
+        for leg_next in [open.leg_first, !open.leg_first] {
+            let input =
+                if leg_next { self.poll_leg(sources, open) } else { self.poll_agent(sources, open, read_agent) };
+            if input.is_ready() {
+                // The order alternates, so that a flood from one never silences the other.
+                open.leg_first = !open.leg_first;
+                return input;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_leg(&mut self, sources: &mut Sources, open: &mut Open) -> Poll<Input> {
+        if !open.leg {
+            return Poll::Pending;
+        }
+        sources.poll(Source::Leg, |cx| Pin::new(&mut self.leg).poll_next(cx)).map(|event| {
+            open.leg = event.is_some();
+            Input::Leg(event.unwrap_or(LegEvent::Hangup(Cause::Normal)))
+        })
+    }
+
+    fn poll_agent(&mut self, sources: &mut Sources, open: &mut Open, wanted: bool) -> Poll<Input> {
+        if !open.agent || !wanted {
+            return Poll::Pending;
+        }
+        sources.poll(Source::Agent, |cx| Pin::new(&mut self.agent).poll_next(cx)).map(|event| {
+            open.agent = event.is_some();
+            Input::Agent(event.unwrap_or_else(|| AgentEvent::Failed(gone())))
+        })
     }
 
     async fn wind_up(self, mut unsent: Unsent) {
@@ -259,22 +299,28 @@ struct Driver {
     frames_in: u64,
     agent_refused: u64,
     end: Option<EndReason>,
+    sources: Sources,
 }
 
 impl Driver {
     /// Carries out everything that the call decided, without waiting.
     fn carry_out<L: Leg, A: Agent>(&mut self, session: &mut Session<L, A>) {
-        for output in self.out.drain(..) {
+        let mut out = std::mem::take(&mut self.out);
+        for output in out.drain(..) {
             match output {
                 Output::Leg(command) => {
-                    if let Sent::Refused(LegCommand::Audio(frame)) = session.leg.send(command) {
+                    let audio = matches!(command, LegCommand::Audio(_));
+                    let sent = session.leg.send(command);
+                    self.follow(Source::Leg, audio, &sent);
+                    if let Sent::Refused(LegCommand::Audio(frame)) = sent {
                         self.refused = Some(frame);
                     }
                 }
                 Output::Agent(input) => {
-                    if matches!(session.agent.send(input), Sent::Refused(_)) {
-                        self.agent_refused += 1;
-                    }
+                    let audio = matches!(input, AgentInput::Audio(_));
+                    let sent = session.agent.send(input);
+                    self.follow(Source::Agent, audio, &sent);
+                    self.agent_refused += u64::from(matches!(sent, Sent::Refused(_)));
                 }
                 Output::Event(event, at) => {
                     if matches!(event, CallEvent::Ended(_)) {
@@ -292,42 +338,23 @@ impl Driver {
                 Output::End(reason) => self.end = Some(reason),
             }
         }
+        self.out = out;
+    }
+
+    /// Whatever was sent may leave something to do inside; audio that went whole does not.
+    fn follow<C>(&mut self, source: Source, audio: bool, sent: &Sent<C>) {
+        if !(audio && matches!(sent, Sent::Whole)) {
+            self.sources.rouse(source);
+        }
     }
 }
 
-enum Side<L, A> {
-    Leg(Option<L>),
-    Agent(Option<A>),
-}
-
-/// The next event of either side; the order alternates, so that a flood from one never silences the other.
-async fn next_of<L, A>(
-    leg: &mut L,
-    leg_open: bool,
-    agent: &mut A,
-    agent_open: bool,
+/// Which sources have not ended, and which side comes first.
+struct Open {
+    leg: bool,
+    agent: bool,
+    commands: bool,
     leg_first: bool,
-) -> Side<L::Item, A::Item>
-where
-    L: Stream + Unpin,
-    A: Stream + Unpin,
-{
-    poll_fn(|context| {
-        for turn in [leg_first, !leg_first] {
-            if turn && leg_open {
-                if let Poll::Ready(event) = Pin::new(&mut *leg).poll_next(context) {
-                    return Poll::Ready(Side::Leg(event));
-                }
-            } else if !turn
-                && agent_open
-                && let Poll::Ready(event) = Pin::new(&mut *agent).poll_next(context)
-            {
-                return Poll::Ready(Side::Agent(event));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 fn gone() -> Fault {

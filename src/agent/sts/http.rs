@@ -174,7 +174,7 @@ impl StsHttp {
         }
         // The waker that counts is registered by the next poll_next, which comes before the session sleeps.
         self.pump(&mut Context::from_waker(Waker::noop()));
-        if self.held.is_empty() { Sent::Whole } else { Sent::Held }
+        if self.held.is_empty() && self.events.is_empty() { Sent::Whole } else { Sent::Held }
     }
 
     fn report_slow(&mut self) {

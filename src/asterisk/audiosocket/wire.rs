@@ -14,7 +14,9 @@ pub const MAX_FRAME: usize = HEADER + u16::MAX as usize;
 /// A frame that ends the call.
 pub const HANGUP: [u8; HEADER] = [0x00, 0, 0];
 /// The room that a decoder begins with and falls back to: some 200 ms of narrowband audio.
-const ROOM: usize = 4096;
+const ROOM: usize = 2048;
+/// A buffer that a huge frame has grown is given back beyond this: not for each frame of 192 kHz, but a quiet call does not keep 64 kB.
+const MAX_KEPT: usize = 16 * 1024;
 
 /// The first byte of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,8 +145,7 @@ impl Decoder {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            if self.buf.len() > ROOM {
-                // one huge frame does not cost a quiet call 64 kB for ever
+            if self.buf.len() > MAX_KEPT {
                 self.buf.truncate(ROOM);
                 self.buf.shrink_to_fit();
             }
