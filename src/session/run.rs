@@ -122,7 +122,10 @@ impl Unsent {
 
 impl<L: Leg, A: Agent> Session<L, A> {
     /// Runs the call to its end, then closes leg and agent.
-    // A block instead of an async fn, which would keep two copies of `self`: there are thousands of these in memory, and in its caches.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps two copies of `self`, and there are thousands of these"
+    )]
     pub fn run(mut self) -> impl Future<Output = Summary> {
         async move {
             let clock = Clock { instant: Instant::now(), system: SystemTime::now() };
