@@ -8,6 +8,7 @@ pub mod schedule;
 pub mod shown;
 pub mod sign;
 mod stats;
+pub mod template;
 
 use std::{fmt, sync::Arc, time::Duration};
 
