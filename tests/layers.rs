@@ -16,15 +16,16 @@ use syn::{
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("audio", &[]),
     ("telemetry", &[]),
+    ("net", &[]),
     ("call", &["audio"]),
     ("asterisk", &["call", "audio", "telemetry"]),
-    ("agent", &["call", "audio", "telemetry"]),
+    ("agent", &["call", "audio", "telemetry", "net"]),
     ("session", &["call", "audio", "telemetry"]),
     ("recording", &["call", "audio", "telemetry"]),
-    ("webhook", &["call", "telemetry"]),
-    ("api", &["session", "webhook", "call", "telemetry"]),
+    ("webhook", &["call", "telemetry", "net"]),
+    ("api", &["session", "webhook", "call", "telemetry", "net"]),
     // and of each of these only its settings
-    ("config", &["audio", "call", "asterisk", "agent", "session", "webhook", "api", "telemetry"]),
+    ("config", &["audio", "call", "asterisk", "agent", "session", "webhook", "api", "telemetry", "net"]),
 ];
 
 #[test]

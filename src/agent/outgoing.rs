@@ -12,6 +12,8 @@ use rustls::{
 use rustls_platform_verifier::Verifier;
 use url::{Host, Url};
 
+use crate::net;
+
 /// Node closes idle connections after 5 s: shorter, so that a pooled connection is not a dead one.
 const POOL_IDLE: Duration = Duration::from_millis(3_500);
 
@@ -23,6 +25,8 @@ pub struct Outgoing {
     /// TLS settings of WebSocket connections.
     pub tls: Arc<ClientConfig>,
     proxies: Arc<Matcher>,
+    /// Whether the addresses of names are looked at: for URLs that come from outside.
+    guarded: bool,
 }
 
 /// Why outgoing connections cannot be prepared.
@@ -73,22 +77,39 @@ impl Outgoing {
         proxies: Matcher,
     ) -> Result<Self, OutgoingError> {
         let proxies = Arc::new(proxies);
-        let matcher = Arc::clone(&proxies);
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(ClientConfig::clone(&tls))
-            .http1_only()
-            .pool_idle_timeout(POOL_IDLE)
-            .connect_timeout(connect_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .proxy(reqwest::Proxy::custom(move |url| intercept(&matcher, url).as_ref().and_then(proxy_url)))
-            .build()?;
-        Ok(Self { http, tls, proxies })
+        let http = client(&tls, connect_timeout, &proxies).build()?;
+        Ok(Self { http, tls, proxies, guarded: false })
+    }
+
+    /// The same for services whose URLs come from outside: no connection to what [`net::forbidden`] names.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be set up.
+    pub fn guarded(&self, connect_timeout: Duration) -> Result<Self, OutgoingError> {
+        let http = client(&self.tls, connect_timeout, &self.proxies).dns_resolver(net::Guarded).build()?;
+        Ok(Self { http, guarded: true, ..self.clone() })
+    }
+
+    /// Whether the addresses of names have to be looked at.
+    pub(super) const fn is_guarded(&self) -> bool {
+        self.guarded
     }
 
     /// The proxy that a connection to `url` has to go through.
     pub(super) fn proxy(&self, url: &Url) -> Option<Intercept> {
         intercept(&self.proxies, url)
     }
+}
+
+fn client(tls: &ClientConfig, connect_timeout: Duration, proxies: &Arc<Matcher>) -> reqwest::ClientBuilder {
+    let matcher = Arc::clone(proxies);
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
+        .http1_only()
+        .pool_idle_timeout(POOL_IDLE)
+        .connect_timeout(connect_timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        .proxy(reqwest::Proxy::custom(move |url| intercept(&matcher, url).as_ref().and_then(proxy_url)))
 }
 
 /// TLS settings that trust the system's roots and those in `ca_file` (PEM).

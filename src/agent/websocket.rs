@@ -26,6 +26,7 @@ use tokio_tungstenite::{
 use url::{Host, Url};
 
 use super::Outgoing;
+use crate::net;
 
 /// tungstenite's default of 128 kB twice costs 141 kB a call and up to a third of its CPU time.
 const BUFFER: usize = 4 * 1024;
@@ -71,6 +72,9 @@ pub enum ConnectError {
         /// What the resolver said.
         source: io::Error,
     },
+    /// The address may not be connected to on the word of a URL from outside.
+    #[error("{0}")]
+    Forbidden(String),
     /// No TCP connection.
     #[error("cannot connect to {host}:{port}: {source}; is the service running?")]
     Tcp {
@@ -198,7 +202,7 @@ async fn transport(url: &Url, out: &Outgoing) -> Result<Transport, ConnectError>
     let port = url.port_or_known_default().ok_or_else(|| fault("it names no port"))?;
     let below = match out.proxy(url) {
         Some(proxy) => through(&proxy, &host, port, out).await?,
-        None => Transport::Plain(tcp(&bare(&host), port).await?),
+        None => Transport::Plain(tcp(&bare(&host), port, out.is_guarded()).await?),
     };
     if secure { tls(below, &bare(&host), out).await } else { Ok(below) }
 }
@@ -212,9 +216,18 @@ fn bare(host: &Host<&str>) -> String {
     }
 }
 
-async fn tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
-    let addresses =
-        lookup_host((host, port)).await.map_err(|source| ConnectError::Resolve { host: host.to_owned(), source })?;
+async fn tcp(host: &str, port: u16, guarded: bool) -> Result<TcpStream, ConnectError> {
+    let addresses = match guarded {
+        true => net::lookup(host, port).await,
+        false => lookup_host((host, port)).await.map(Iterator::collect),
+    };
+    let addresses = match addresses {
+        Ok(addresses) => addresses,
+        Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(ConnectError::Forbidden(refused.to_string()));
+        }
+        Err(source) => return Err(ConnectError::Resolve { host: host.to_owned(), source }),
+    };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         match open(address).await {
@@ -251,7 +264,7 @@ async fn through(proxy: &Intercept, host: &Host<&str>, port: u16, out: &Outgoing
         other => return Err(fault(format!("only http and https proxies are known, not {}", other.unwrap_or("?")))),
     };
     let (proxy_host, proxy_port) = proxy_address(uri, secure).ok_or_else(|| fault("it names no host".to_owned()))?;
-    let below = tcp(&proxy_host, proxy_port).await.map_err(|error| fault(error.to_string()))?;
+    let below = tcp(&proxy_host, proxy_port, false).await.map_err(|error| fault(error.to_string()))?;
     let mut below = Transport::Plain(below);
     if secure {
         below = Box::pin(tls(below, &proxy_host, out)).await.map_err(|error| fault(error.to_string()))?;

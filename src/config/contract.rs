@@ -24,6 +24,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("INTERRUPT_LISTENING", "call.interrupt_listening"),
     ("WEBHOOK_URL", "webhooks.url"),
     ("WEBHOOK_SECRET", "webhooks.secret"),
+    ("WEBHOOK_SIGNING_SECRET", "webhooks.signing_secret"),
     ("WEBHOOK_TIMEOUT", "webhooks.timeout_ms"),
     ("WEBHOOK_RETRY", "webhooks.retry"),
     ("AMBIENT_NOISE_FILE", "call.ambient_file"),
@@ -66,7 +67,7 @@ impl<'a> Contract<'a> {
         let mut layer = Layer::default();
         for (name, key) in SETTINGS {
             if let Some(value) = self.get(name) {
-                self.setting(&mut layer, name, key, value);
+                layer.set_text(self.schema, key, name, value, self.faults);
             }
         }
         if let Some(text) = given(self.env, "SYSTEM_MESSAGE") {
@@ -80,19 +81,6 @@ impl<'a> Contract<'a> {
 
     fn get(&self, name: &str) -> Option<&'a str> {
         given(self.env, name).map(str::trim)
-    }
-
-    fn setting(&mut self, layer: &mut Layer, name: &str, key: &str, value: &str) {
-        if name == "WEBHOOK_RETRY" && value.eq_ignore_ascii_case("durable") {
-            self.faults.push(
-                "config.range",
-                (name, Some(value.to_owned())),
-                "events that survive a restart are not available in this version",
-                "Write the number of attempts beyond the first, e.g. 3.",
-            );
-        } else {
-            layer.set_text(self.schema, key, name, value, self.faults);
-        }
     }
 
     /// Whoever sets `PORT` or `HTTP_PORT` expects all interfaces; whoever sets any of these variables expects no HTTP without `HTTP_PORT`.

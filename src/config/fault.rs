@@ -74,6 +74,8 @@ pub fn redacted(key: &str, value: &str) -> String {
     let key = key.to_ascii_lowercase();
     if value.is_empty() {
         String::new()
+    } else if names_a_place(&key, value) {
+        value.to_owned()
     } else if names_a_secret(&key) {
         "***".to_owned()
     } else if key.ends_with("url") {
@@ -116,11 +118,34 @@ pub fn redacted_url(text: &str) -> String {
     url.into()
 }
 
+/// Whether the setting only says how or from where a receiver's credential is taken, and does say that.
+fn names_a_place(key: &str, value: &str) -> bool {
+    match key.split(' ').next().unwrap_or_default().rsplit(['.', '_']).next() {
+        Some("auth") => ["NONE", "API_KEY", "BEARER_TOKEN", "BASIC_AUTH", "CUSTOM_HEADER"].contains(&value),
+        Some("from") => value.starts_with("env:") || value.starts_with("file:"),
+        Some("header" | "user") => key.contains("auth_"),
+        _ => false,
+    }
+}
+
 /// Whether something of this (lower-case) name is not for the eyes of whoever reads a log.
 fn names_a_secret(name: &str) -> bool {
-    ["secret", "password", "passwd", "token", "api_key", "apikey", "api-key", "auth", "signature"]
-        .iter()
-        .any(|word| name.contains(word))
+    [
+        "secret",
+        "password",
+        "passwd",
+        "token",
+        "api_key",
+        "apikey",
+        "api-key",
+        "auth",
+        "signature",
+        "cookie",
+        "credential",
+        "access-key",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
         || name == "key"
         || name.ends_with("_key")
 }

@@ -8,6 +8,10 @@ use super::fault::{Faults, redacted};
 
 /// The compiled-in settings, with every key explained.
 pub const DEFAULTS: &str = include_str!("default.toml");
+/// The same for each further webhook receiver, `webhooks.endpoints.NAME`.
+pub const ENDPOINT_DEFAULTS: &str = include_str!("endpoint.toml");
+/// Before the name of a further webhook receiver.
+pub(super) const ENDPOINTS: &str = "webhooks.endpoints.";
 
 /// What a setting can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,47 +21,35 @@ pub(super) enum Kind {
     Number,
     Text,
     List,
-    /// A count, or `auto`.
-    CountOrAuto,
+    /// A count, or this word.
+    CountOr(&'static str),
 }
 
 /// Every setting there is, by dotted name.
 #[derive(Debug)]
-pub(super) struct Schema(BTreeMap<String, (Kind, ValueKind)>);
+pub(super) struct Schema {
+    keys: Keys,
+    /// What each of the sections [`ENDPOINTS`]… may hold, beside headers.
+    endpoint: Keys,
+}
+
+type Keys = BTreeMap<String, (Kind, ValueKind)>;
 
 impl Schema {
-    /// Learnt from [`DEFAULTS`].
+    /// Learnt from [`DEFAULTS`] and [`ENDPOINT_DEFAULTS`].
     pub(super) fn new() -> Self {
-        let mut leaves = Vec::new();
-        // a fault in the compiled-in file would be caught by this module's tests; then there are no keys
-        flatten("", toml::from_str(DEFAULTS).unwrap_or_default(), &mut leaves);
-        Self(
-            leaves
-                .into_iter()
-                .map(|(key, value)| {
-                    let kind = match &value {
-                        _ if key == "limits.media_threads" => Kind::CountOrAuto,
-                        toml::Value::Boolean(_) => Kind::Bool,
-                        toml::Value::Integer(_) => Kind::Count,
-                        toml::Value::Float(_) => Kind::Number,
-                        toml::Value::Array(_) => Kind::List,
-                        _ => Kind::Text,
-                    };
-                    (key, (kind, to_kind(value)))
-                })
-                .collect(),
-        )
+        Self { keys: learnt(DEFAULTS), endpoint: learnt(ENDPOINT_DEFAULTS) }
     }
 
     /// The names of all settings.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.keys.keys().map(String::as_str)
     }
 
     /// The compiled-in settings as a layer.
     pub(super) fn defaults(&self) -> Layer {
         let mut layer = Layer::default();
-        for (key, (_, value)) in &self.0 {
+        for (key, (_, value)) in &self.keys {
             if *value != ValueKind::String(String::new()) {
                 layer.values.insert(key.clone(), Value::new(None, value.clone()));
             }
@@ -65,26 +57,74 @@ impl Schema {
         layer
     }
 
+    fn entry(&self, key: &str) -> Option<(Kind, Option<&ValueKind>)> {
+        if let Some((name, setting)) = key.strip_prefix(ENDPOINTS).and_then(|rest| rest.split_once('.')) {
+            return match setting.strip_prefix("headers.") {
+                _ if !is_endpoint_name(name) => None,
+                Some(header) => (!header.contains('.')).then_some((Kind::Text, None)),
+                None => self.endpoint.get(setting).map(|(kind, default)| (*kind, Some(default))),
+            };
+        }
+        self.keys.get(key).map(|(kind, default)| (*kind, Some(default)))
+    }
+
     fn kind(&self, key: &str) -> Option<Kind> {
-        self.0.get(key).map(|(kind, _)| *kind)
+        self.entry(key).map(|(kind, _)| kind)
     }
 
     fn is_section(&self, key: &str) -> bool {
-        self.0.keys().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+        let endpoint = format!("{key}.").strip_prefix(ENDPOINTS).is_some_and(|rest| {
+            let (name, setting) = rest.split_once('.').unwrap_or_default();
+            rest.is_empty() || (is_endpoint_name(name) && matches!(setting, "" | "headers."))
+        });
+        endpoint || self.keys.keys().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// The name that was probably meant.
-    fn nearest(&self, key: &str) -> Option<&str> {
-        self.keys().map(|known| (distance(known, key), known)).min().filter(|(d, _)| *d <= 3).map(|(_, known)| known)
+    fn nearest(&self, key: &str) -> Option<String> {
+        let (prefix, keys) = match key.strip_prefix(ENDPOINTS).and_then(|rest| rest.split_once('.')) {
+            Some((name, _)) => (format!("{ENDPOINTS}{name}."), &self.endpoint),
+            None => (String::new(), &self.keys),
+        };
+        let known = keys.keys().map(|known| format!("{prefix}{known}"));
+        known.map(|known| (distance(&known, key), known)).min().filter(|(d, _)| *d <= 3).map(|(_, known)| known)
     }
 
     fn default_text(&self, key: &str) -> String {
-        match self.0.get(key) {
-            Some((_, ValueKind::String(text))) if text.is_empty() => String::new(),
-            Some((_, ValueKind::Array(_))) | None => String::new(),
-            Some((_, value)) => format!(", e.g. {value}, the default"),
+        match self.entry(key).and_then(|(_, default)| default) {
+            Some(ValueKind::String(text)) if text.is_empty() => String::new(),
+            Some(ValueKind::Array(_)) | None => String::new(),
+            Some(value) => format!(", e.g. {value}, the default"),
         }
     }
+}
+
+/// What may be set, learnt from a compiled-in file.
+fn learnt(defaults: &str) -> Keys {
+    let mut leaves = Vec::new();
+    // a fault in a compiled-in file would be caught by this module's tests; then there are no keys
+    flatten("", toml::from_str(defaults).unwrap_or_default(), &mut leaves);
+    leaves
+        .into_iter()
+        .map(|(key, value)| {
+            let kind = match &value {
+                _ if key == "limits.media_threads" => Kind::CountOr("auto"),
+                _ if key == "webhooks.retry" || key == "retry" => Kind::CountOr("durable"),
+                toml::Value::Boolean(_) => Kind::Bool,
+                toml::Value::Integer(_) => Kind::Count,
+                toml::Value::Float(_) => Kind::Number,
+                toml::Value::Array(_) => Kind::List,
+                _ => Kind::Text,
+            };
+            (key, (kind, to_kind(value)))
+        })
+        .collect()
+}
+
+/// Whether a further webhook receiver can have this name.
+fn is_endpoint_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    (1..=64).contains(&name.len()) && name.bytes().all(fits) && name != "default"
 }
 
 /// Settings from one place, by dotted name; each knows under which name it was written there.
@@ -126,8 +166,8 @@ impl Layer {
             Kind::Number => trimmed.parse::<f64>().ok().filter(|n| n.is_finite()).map(ValueKind::Float),
             Kind::Text => Some(ValueKind::String(text.to_owned())),
             Kind::List => Some(list(trimmed.split(',').map(str::trim).filter(|item| !item.is_empty()), name)),
-            Kind::CountOrAuto if trimmed == "auto" => Some(ValueKind::String(trimmed.to_owned())),
-            Kind::CountOrAuto => trimmed.parse::<i64>().ok().filter(|n| *n >= 0).map(ValueKind::I64),
+            Kind::CountOr(word) if trimmed.eq_ignore_ascii_case(word) => Some(ValueKind::String(word.to_owned())),
+            Kind::CountOr(_) => trimmed.parse::<i64>().ok().filter(|n| *n >= 0).map(ValueKind::I64),
         };
         match value {
             Some(value) => self.set(key, name, text, value),
@@ -155,7 +195,7 @@ impl Layer {
             }
         };
         let mut leaves = Vec::new();
-        flatten("", table, &mut leaves);
+        flatten("", endpoints_by_name(table, path, faults), &mut leaves);
         for (key, value) in leaves {
             if value.is_table() && schema.is_section(&key) {
                 continue; // an empty section
@@ -170,10 +210,10 @@ impl Layer {
         let Some(kind) = schema.kind(key) else { return unknown(schema, key, name, faults) };
         let shown = plain(&to_kind(value.clone()));
         let fits = match (&value, kind) {
-            (toml::Value::String(text), Kind::Text | Kind::CountOrAuto) if text.is_empty() => return,
+            (toml::Value::String(text), Kind::Text | Kind::CountOr(_)) if text.is_empty() => return,
             (toml::Value::Boolean(_), Kind::Bool) | (toml::Value::String(_), Kind::Text) => true,
-            (toml::Value::Integer(n), Kind::Count | Kind::CountOrAuto) => *n >= 0,
-            (toml::Value::String(text), Kind::CountOrAuto) => text == "auto",
+            (toml::Value::Integer(n), Kind::Count | Kind::CountOr(_)) => *n >= 0,
+            (toml::Value::String(text), Kind::CountOr(word)) => text == word,
             (toml::Value::Float(n), Kind::Number) => n.is_finite(),
             (toml::Value::Integer(_), Kind::Number) => true,
             (toml::Value::Array(items), Kind::List) => items.iter().all(toml::Value::is_str),
@@ -210,12 +250,12 @@ fn unknown(schema: &Schema, key: &str, name: &str, faults: &mut Faults) {
 
 fn wrong_type(schema: &Schema, key: &str, kind: Kind, name: &str, shown: &str, faults: &mut Faults) {
     let expected = match kind {
-        Kind::Bool => "true or false",
-        Kind::Count => "a whole number, 0 or more",
-        Kind::Number => "a number",
-        Kind::Text => "a text in quotes",
-        Kind::List => "a list of texts",
-        Kind::CountOrAuto => "a whole number or \"auto\"",
+        Kind::Bool => "true or false".to_owned(),
+        Kind::Count => "a whole number, 0 or more".to_owned(),
+        Kind::Number => "a number".to_owned(),
+        Kind::Text => "a text in quotes".to_owned(),
+        Kind::List => "a list of texts".to_owned(),
+        Kind::CountOr(word) => format!("a whole number or {word:?}"),
     };
     let advice = format!("Write {expected}{}.", schema.default_text(key));
     faults.push("config.type", (name, Some(redacted(key, shown))), format!("is not {expected}"), advice);
@@ -253,6 +293,60 @@ fn to_kind(value: toml::Value) -> ValueKind {
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => ValueKind::Nil,
     }
+}
+
+/// `[[webhooks.endpoints]]`, or `[[webhooks]]` by itself, as sections with the names that they give.
+fn endpoints_by_name(mut table: toml::Table, path: &Path, faults: &mut Faults) -> toml::Table {
+    let mut named = |list: Vec<toml::Value>, key: &str| {
+        let mut sections = toml::Table::new();
+        for (index, value) in list.into_iter().enumerate() {
+            let place = format!("{key}, number {} (in {})", index + 1, path.display());
+            let toml::Value::Table(mut section) = value else {
+                faults.push(
+                    "config.type",
+                    (place, None),
+                    "is not a section",
+                    "Write [[webhooks.endpoints]] and its keys below.",
+                );
+                continue;
+            };
+            match section.remove("name") {
+                Some(toml::Value::String(name)) if !sections.contains_key(&name) && !name.contains('.') => {
+                    sections.insert(name, toml::Value::Table(section));
+                }
+                name => {
+                    let reason = match name {
+                        None => "has no name",
+                        Some(toml::Value::String(_)) => "has a name that cannot be used, or is used twice",
+                        Some(_) => "has a name that is no text",
+                    };
+                    faults.push(
+                        "config.type",
+                        (place, None),
+                        reason,
+                        "Give each a name of its own, e.g. name = \"crm\".",
+                    );
+                }
+            }
+        }
+        toml::Value::Table(sections)
+    };
+    match table.remove("webhooks") {
+        Some(toml::Value::Array(list)) => {
+            let webhooks = toml::Table::from_iter([("endpoints".to_owned(), named(list, "webhooks"))]);
+            table.insert("webhooks".to_owned(), toml::Value::Table(webhooks));
+        }
+        Some(toml::Value::Table(mut webhooks)) => {
+            if let Some(toml::Value::Array(list)) = webhooks.get_mut("endpoints") {
+                let list = std::mem::take(list);
+                webhooks.insert("endpoints".to_owned(), named(list, "webhooks.endpoints"));
+            }
+            table.insert("webhooks".to_owned(), toml::Value::Table(webhooks));
+        }
+        Some(other) => drop(table.insert("webhooks".to_owned(), other)),
+        None => {}
+    }
+    table
 }
 
 /// The leaves of `table` with their dotted names; an empty section has none, unless it is one that cannot exist.

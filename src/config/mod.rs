@@ -23,13 +23,13 @@ use serde::{
 
 use self::{
     contract::{Contract, given},
-    layer::{Layer, Schema, plain},
+    layer::{ENDPOINTS, Layer, Schema, plain},
 };
 pub use self::{
     fault::{Fault, Faults, redacted_url},
     layer::DEFAULTS,
 };
-use crate::{agent, api, asterisk::audiosocket, call, webhook};
+use crate::{agent, api, asterisk::audiosocket, call, net, webhook};
 
 /// Where a `hark.toml` is looked for when nobody says where it is.
 pub const SEARCH: [&str; 2] = ["hark.toml", "/etc/hark/hark.toml"];
@@ -47,6 +47,8 @@ pub struct Config {
     pub call: call::Config,
     /// Where events go.
     pub webhooks: webhook::Config,
+    /// Where what comes from outside may send calls.
+    pub routing: Routing,
     /// Outgoing encrypted connections.
     pub tls: Tls,
     /// Limits.
@@ -59,6 +61,14 @@ pub struct Config {
     pub notices: Vec<String>,
     /// Every setting as it may be shown, by name.
     pub settings: Vec<Setting>,
+}
+
+/// Where what comes from outside may send calls.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Routing {
+    /// Hosts that may be named; empty = see [`net::check`].
+    pub allow_hosts: Vec<net::Pattern>,
 }
 
 /// Outgoing encrypted connections.
@@ -175,6 +185,7 @@ impl Config {
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
             webhooks: merged.section("webhooks", &mut faults),
+            routing: merged.section("routing", &mut faults),
             tls: merged.section("tls", &mut faults),
             limits: merged.section("limits", &mut faults),
             log: merged.section("log", &mut faults),
@@ -195,6 +206,7 @@ impl Default for Config {
             agent: agent::Config::default(),
             call: call::Config::default(),
             webhooks: webhook::Config::default(),
+            routing: Routing::default(),
             tls: Tls::default(),
             limits: Limits::default(),
             log: Log::default(),
@@ -329,8 +341,10 @@ impl Merged {
     }
 
     fn settings(&self, schema: &Schema) -> Vec<Setting> {
+        let endpoints = self.values.keys().map(String::as_str).filter(|key| key.starts_with(ENDPOINTS));
         schema
             .keys()
+            .chain(endpoints)
             .map(|key| {
                 let value = self.values.get(key);
                 Setting {
@@ -357,6 +371,10 @@ fn advice_on_type(key: &str) -> &'static str {
         Some("listen") => "Write an address and a port, e.g. 127.0.0.1:5001 or [::1]:5001.",
         Some("allow") => "Write networks, e.g. 10.0.0.0/8 or 192.168.1.20/32.",
         Some("g711") => "Write auto, ulaw or alaw.",
+        Some("allow_hosts") => {
+            "Write hosts, e.g. sts.example.org, *.example.org or 10.0.0.0/8, without scheme and port."
+        }
+        Some("auth") => "Write NONE, API_KEY, BEARER_TOKEN, BASIC_AUTH or CUSTOM_HEADER.",
         Some("format") => "Write human, json or auto.",
         _ => "See the README for what it may be.",
     }

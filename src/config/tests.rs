@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 
 use super::*;
+use crate::webhook::{EndpointConfig, schedule::Retry};
 
 fn env(variables: &[(&str, &str)]) -> Sources {
     let env = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -46,6 +47,7 @@ fn default_toml_is_the_default_of_every_struct() {
     same(&parsed.agent, &default.agent);
     same(&parsed.call, &default.call);
     same(&parsed.webhooks, &default.webhooks);
+    same(&parsed.routing, &default.routing);
     same(&parsed.tls, &default.tls);
     same(&parsed.limits, &default.limits);
     same(&parsed.log, &default.log);
@@ -64,6 +66,7 @@ fn default_toml_has_every_key_of_every_struct() {
         ("call", fields::<call::Config>()),
         ("call.vad", fields::<call::Vad>()),
         ("webhooks", fields::<webhook::Config>()),
+        ("routing", fields::<Routing>()),
         ("tls", fields::<Tls>()),
         ("limits", fields::<Limits>()),
         ("log", fields::<Log>()),
@@ -71,16 +74,94 @@ fn default_toml_has_every_key_of_every_struct() {
         assert!(!fields.is_empty(), "{section}");
         expected.extend(fields.iter().map(|field| format!("{section}.{field}")));
     }
-    expected.retain(|key| key != "call.vad");
+    expected.retain(|key| key != "call.vad" && key != "webhooks.endpoints");
     expected.sort();
     known.sort_unstable();
     assert_eq!(known, expected);
 }
 
 #[test]
+fn endpoint_toml_has_every_key_and_default_of_an_endpoint() {
+    let parsed: EndpointConfig = toml::from_str(layer::ENDPOINT_DEFAULTS).unwrap();
+    let empty_is_unset = |text: String| text.replace("Some(\"\")", "None").replace("Some(\"***\")", "None");
+    let default = EndpointConfig { payload: Some(String::new()), ..EndpointConfig::default() };
+    assert_eq!(empty_is_unset(format!("{parsed:?}")), empty_is_unset(format!("{default:?}")));
+    let written: toml::Table = toml::from_str(layer::ENDPOINT_DEFAULTS).unwrap();
+    let mut expected = fields::<EndpointConfig>();
+    expected.retain(|key| key != "headers");
+    expected.sort();
+    let mut known: Vec<_> = written.keys().cloned().collect();
+    known.sort();
+    assert_eq!(known, expected);
+}
+
+#[test]
+fn further_receivers_are_written_in_any_of_their_forms() {
+    let by_name = "[webhooks]\nurl = \"http://a/\"\n[webhooks.endpoints.crm]\nurl = \"http://b/\"\nheaders = { X-Tenant = \"7\" }";
+    let listed = "[webhooks]\nurl = \"http://a/\"\n[[webhooks.endpoints]]\nname = \"crm\"\nurl = \"http://b/\"\nheaders.X-Tenant = \"7\"";
+    let alone = "[[webhooks]]\nname = \"crm\"\nurl = \"http://b/\"\nheaders.X-Tenant = \"7\"";
+    for (text, variables) in [(by_name, &[][..]), (listed, &[]), (alone, &[("WEBHOOK_URL", "http://a/")])] {
+        let webhooks = with_file(text, variables).unwrap_or_else(|faults| panic!("{faults}")).webhooks;
+        assert_eq!(webhooks.url.as_deref(), Some("http://a/"));
+        let crm = &webhooks.endpoints["crm"];
+        assert_eq!((crm.url.as_deref(), crm.retry), (Some("http://b/"), Retry::Durable));
+        assert_eq!(crm.headers["X-Tenant"], "7");
+    }
+    let config = load(&[
+        ("HARK__WEBHOOKS__ENDPOINTS__CRM__URL", "http://b/{{uuid}}"),
+        ("HARK__WEBHOOKS__ENDPOINTS__CRM__EVENTS", "call_ended, turn"),
+        ("HARK__WEBHOOKS__ENDPOINTS__CRM__RETRY", "3"),
+        ("HARK__WEBHOOKS__ENDPOINTS__CRM__RATE", "2.5"),
+        ("HARK__WEBHOOKS__ENDPOINTS__CRM__AUTH", "BEARER_TOKEN"),
+        ("HARK__WEBHOOKS__ENDPOINTS__CRM__AUTH_FROM", "env:TOKEN"),
+        ("HARK__WEBHOOKS__ENDPOINTS__CRM__HEADERS__TENANT", "8"),
+        ("WEBHOOK_RETRY", "durable"),
+    ]);
+    assert_eq!(config.webhooks.retry, Retry::Durable);
+    let crm = &config.webhooks.endpoints["crm"];
+    assert_eq!(
+        (crm.events.as_slice(), crm.retry, crm.rate),
+        (&["call_ended".to_owned(), "turn".to_owned()][..], Retry::Times(3), 2.5)
+    );
+    assert_eq!(crm.headers["tenant"], "8");
+    let shown = |key: &str| {
+        config.settings.iter().find(|s| s.key == format!("webhooks.endpoints.crm.{key}")).unwrap().value.clone()
+    };
+    assert_eq!((shown("auth"), shown("auth_from")), ("\"BEARER_TOKEN\"".to_owned(), "\"env:TOKEN\"".to_owned()));
+}
+
+#[test]
+fn faults_of_further_receivers_are_reported_at_once() {
+    let file = "[[webhooks.endpoints]]\nurl = \"http://a/\"\n[[webhooks.endpoints]]\nname = \"b\"\nurl = \"http://b/\"\nretry = 1000\nevnts = []\nauth = \"TOKEN\"\n\
+                [[webhooks.endpoints]]\nname = \"b\"\n[[webhooks.endpoints]]\nname = \"c\"\nevents = [\"x\"]\nheaders.X-Token = \"hunter2\"\nsigning_secret = \"hunter2\"\n\
+                [[webhooks.endpoints]]\nname = \"default\"\nurl = \"http://d/\"\n[[webhooks.endpoints]]\nname = \"Up\"\nurl = \"http://d/\"\n[routing]\nallow_hosts = [\"http://x\"]";
+    let faults = with_file(file, &[("WEBHOOK_SIGNING_SECRET", "hunter2")]).expect_err("should be refused");
+    let text = faults.to_string();
+    for part in [
+        "webhooks.endpoints, number 1 (in",
+        "webhooks.endpoints, number 3 (in",
+        "webhooks.endpoints.b.retry (in",
+        "Did you mean webhooks.endpoints.b.events?",
+        "webhooks.endpoints.b.auth (in",
+        "webhooks.endpoints.c.url: is not set",
+        "webhooks.endpoints.c.events (in",
+        "webhooks.endpoints.c.headers.X-Token (in",
+        "webhooks.endpoints.c.signing_secret (in",
+        "webhooks.endpoints.default.url (in",
+        "webhooks.endpoints.Up.url (in",
+        "routing.allow_hosts (in",
+        "WEBHOOK_SIGNING_SECRET = \"***\"",
+    ] {
+        assert_eq!(text.matches(part).count(), 1, "{part} in\n{text}");
+    }
+    assert_eq!(faults.0.len(), 13, "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
 fn every_default_is_explained() {
     let mut explained = false;
-    for line in DEFAULTS.lines().filter(|line| !line.is_empty()) {
+    for line in DEFAULTS.lines().chain(layer::ENDPOINT_DEFAULTS.lines()).filter(|line| !line.is_empty()) {
         assert!(line.starts_with(['#', '[']) || explained, "no comment above: {line}");
         explained = line.starts_with('#');
     }
@@ -99,7 +180,7 @@ fn layers_win_in_their_order() {
         ],
     )
     .unwrap();
-    assert_eq!((config.webhooks.retry, config.webhooks.timeout_ms), (3, 2));
+    assert_eq!((config.webhooks.retry, config.webhooks.timeout_ms), (Retry::Times(3), 2));
     assert_eq!((config.limits.max_calls, config.call.max_queue_s), (2, 1));
     assert_eq!(config.webhooks.backoff_ms, 1_000);
     let options = vec![("--log-level", "log.level", "debug".to_owned())];
@@ -245,7 +326,7 @@ fn every_fault_is_reported_at_once() {
             ("PORT", "five"),
             ("STS_URL", "localhost:6030"),
             ("WEBHOOK_URL", "ftp://host/x"),
-            ("WEBHOOK_RETRY", "durable"),
+            ("WEBHOOK_RETRY", "for ever"),
             ("VAD_FRAME_SAMPLES", "0"),
             ("VAD_MODEL", "v9"),
             ("INTERRUPT_LISTENING", "perhaps"),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use url::Url;
 
-use super::{Config, Merged, fault::Faults};
+use super::{Config, Merged, fault::Faults, layer::ENDPOINTS};
 use crate::agent::{Overrides, Route, RouteError};
 
 /// Counts and times that make sense: name, least, most.
@@ -38,11 +38,15 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("limits.shutdown_grace_s", 0, 86_400),
 ];
 
+const ENDPOINT_RANGES: &[(&str, i64, i64)] =
+    &[("timeout_ms", 1, 600_000), ("retry", 0, 100), ("concurrency", 1, 10_000)];
+
 /// Checks `config` as a whole and adds what its user should be told.
 pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults) -> Config {
     ranges(merged, faults);
     levels(&config, merged, faults);
     urls(&config, merged, faults);
+    endpoints(&config, merged, faults);
     headers(&config, merged, faults);
     listeners(&config, merged, faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&config.log.level) {
@@ -54,10 +58,15 @@ pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults)
 }
 
 fn ranges(merged: &Merged, faults: &mut Faults) {
-    for (key, min, max) in RANGES {
-        let value = merged.values.get(*key).map(|value| &value.kind);
+    let of_endpoints = merged.values.keys().filter_map(|key| {
+        let (_, setting) = key.strip_prefix(ENDPOINTS)?.split_once('.')?;
+        let (_, min, max) = ENDPOINT_RANGES.iter().find(|(name, ..)| *name == setting)?;
+        Some((key.as_str(), *min, *max))
+    });
+    for (key, min, max) in RANGES.iter().copied().chain(of_endpoints) {
+        let value = merged.values.get(key).map(|value| &value.kind);
         if let Some(config::ValueKind::I64(n)) = value
-            && !(min..=max).contains(&n)
+            && !(min..=max).contains(n)
         {
             let advice = format!("Write a whole number from {min} to {max}.");
             faults.push("config.range", merged.written(key), format!("must be between {min} and {max}"), advice);
@@ -143,6 +152,24 @@ fn fault_of_url(text: &str, schemes: &[&str]) -> Option<String> {
         return Some(format!("begins with {}:, but only {}: are understood", url.scheme(), schemes.join(":, ")));
     }
     (url.scheme() != "builtin" && url.host_str().is_none_or(str::is_empty)).then(|| "names no host".to_owned())
+}
+
+/// Further webhook receivers, each as a whole.
+fn endpoints(config: &Config, merged: &Merged, faults: &mut Faults) {
+    for (name, endpoint) in &config.webhooks.endpoints {
+        for fault in endpoint.faults(&config.routing.allow_hosts) {
+            let key = format!("{ENDPOINTS}{name}.{}", fault.key);
+            let written = match merged.values.contains_key(&key) {
+                true => merged.written(&key),
+                // what is missing is written nowhere
+                false => (key, None),
+            };
+            faults.push("config.webhook", written, fault.reason, fault.advice);
+        }
+    }
+    if let Some(fault) = config.webhooks.signing_fault() {
+        faults.push("config.webhook", merged.written("webhooks.signing_secret"), fault.reason, fault.advice);
+    }
 }
 
 fn headers(config: &Config, merged: &Merged, faults: &mut Faults) {

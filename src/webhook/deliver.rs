@@ -19,12 +19,11 @@ use uuid::Uuid;
 use super::{
     Config, Due, Failed, Full, MemoryOutbox, Outbox, Outcome, Stats, Unusable, body,
     endpoint::{self, Endpoint, Post, Request},
+    schedule::{Schedule, Verdict},
     shown,
 };
 use crate::call::{Envelope, EventId};
 
-/// The wait before a retry never grows beyond this.
-const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// A full outbox is reported at most this often.
 const LOUD_EVERY: Duration = Duration::from_secs(10);
 
@@ -51,8 +50,7 @@ struct Shared {
 struct Receiver {
     outbox: Arc<dyn Outbox>,
     post: Arc<dyn Post>,
-    retry: u32,
-    backoff: Duration,
+    schedule: Schedule,
     stats: Arc<Stats>,
     /// An event has left the outbox.
     settled: Notify,
@@ -114,8 +112,7 @@ impl Webhooks {
         let receiver = Receiver {
             outbox,
             post,
-            retry: config.retry,
-            backoff: Duration::from_millis(config.backoff_ms),
+            schedule: Schedule::new(config.retry, Duration::from_millis(config.backoff_ms)),
             stats: Arc::clone(&stats),
             settled: Notify::new(),
             loud: Mutex::default(),
@@ -246,15 +243,18 @@ impl Receiver {
     }
 
     fn failed(&self, due: &Due, reason: &Failed) -> Outcome {
-        let (tag, attempts) = (tag(&due.kind), self.retry.saturating_add(1));
-        if due.attempt >= attempts {
+        let (tag, attempts) = (tag(&due.kind), self.schedule.attempts());
+        let wait = match reason.verdict() {
+            Verdict::Retry(asked) => self.schedule.wait(due.attempt, asked, rand::random()),
+            _ => None,
+        };
+        let Some(wait) = wait else {
             error!(
                 call = %due.call, uuid = %due.uuid, event = %due.id, attempts = due.attempt, %reason, code = "webhook.failed",
                 "{tag} Retry failed"
             );
             return Outcome::GivenUp;
-        }
-        let wait = backoff(self.backoff, due.attempt);
+        };
         warn!(
             call = %due.call, uuid = %due.uuid, event = %due.id, %reason, code = "webhook.retry",
             "{tag} Attempt {} of {attempts} failed, next in {} ms", due.attempt, wait.as_millis()
@@ -277,12 +277,6 @@ impl Receiver {
 /// `[WEBHOOK][CALL_STARTED]`, as administrators search for it.
 fn tag(kind: &str) -> String {
     format!("[WEBHOOK][{}]", kind.to_ascii_uppercase())
-}
-
-/// The wait after the failure of attempt number `attempt`: `base`, doubled each time.
-fn backoff(base: Duration, attempt: u32) -> Duration {
-    let doublings = attempt.saturating_sub(1).min(20);
-    base.saturating_mul(1 << doublings).min(MAX_BACKOFF.max(base))
 }
 
 /// An identity as a header value.

@@ -1,6 +1,10 @@
 //! One receiver: its address, headers and what a request to it can come to.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{
+    error::Error as _,
+    io,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_core::future::BoxFuture;
@@ -9,15 +13,19 @@ use reqwest::{Client, Response};
 use tokio::time::timeout;
 use url::Url;
 
-use super::{Config, shown};
+use super::{
+    Config,
+    schedule::{self, Verdict},
+    shown,
+};
 
 /// Largest answer that is read; one that is longer is an error where the answer matters and cut off where it does not.
 pub(super) const MAX_ANSWER: usize = 64 * 1024;
 /// How long the rest of an answer that nobody reads may take, so that its connection can be used again.
 const DRAIN: Duration = Duration::from_millis(250);
 
-const AVR_SECRET: HeaderName = HeaderName::from_static("x-avr-webhook-secret");
-const DSAI_SECRET: HeaderName = HeaderName::from_static("x-dsai-webhook-secret");
+pub(super) const AVR_SECRET: HeaderName = HeaderName::from_static("x-avr-webhook-secret");
+pub(super) const DSAI_SECRET: HeaderName = HeaderName::from_static("x-dsai-webhook-secret");
 const AGENT_ID: HeaderName = HeaderName::from_static("x-avr-agent-id");
 const EVENT_ID: HeaderName = HeaderName::from_static("hark-event-id");
 const CALL_ID: HeaderName = HeaderName::from_static("hark-call-id");
@@ -45,15 +53,25 @@ pub enum Failed {
     /// No answer in time.
     #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
-    /// The receiver said no.
+    /// The receiver said no; how long it asked us to wait.
     #[error("the receiver answered {0}")]
-    Status(StatusCode),
+    Status(StatusCode, Option<Duration>),
     /// The request did not get through; the cause, without the URL.
     #[error("{0}")]
     Transport(String),
     /// The answer is not what was asked for.
     #[error("the receiver's answer is unusable: {0}")]
     Answer(String),
+}
+
+impl Failed {
+    /// What it means for the delivery.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Status(status, asked) => schedule::judge(*status, *asked),
+            _ => Verdict::Retry(None),
+        }
+    }
 }
 
 /// One request.
@@ -102,8 +120,9 @@ impl Endpoint {
         let response = response.map_err(|error| Failed::Transport(causes(error)))?;
         let status = response.status();
         if !status.is_success() {
+            let asked = schedule::retry_after(response.headers(), SystemTime::now());
             drain(response).await;
-            return Err(Failed::Status(status));
+            return Err(Failed::Status(status, asked));
         }
         if request.answer {
             return read(response).await;

@@ -1,23 +1,31 @@
 //! Events on their way to webhooks: the outbox and the delivery.
 
+#[allow(dead_code, reason = "used once deliveries are kept per endpoint")]
+mod auth;
 mod body;
+pub mod catalogue;
 mod deliver;
 mod endpoint;
 mod outbox;
 pub mod schedule;
+#[allow(dead_code, reason = "used once deliveries are kept per endpoint")]
+mod settings;
 pub mod shown;
 pub mod sign;
 mod stats;
 pub mod template;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 pub use body::{CALL_INITIATED, MASKED_DIGIT, render, render_initiated};
 pub use deliver::Webhooks;
 pub use endpoint::{Failed, Unusable};
 pub use outbox::{Due, Full, MemoryOutbox, Outbox, Outcome};
 use serde::Deserialize;
+pub use settings::{DEFAULT, EndpointConfig, Fault};
 pub use stats::Stats;
+
+use self::schedule::Retry;
 
 /// Node's HTTP server closes a connection that was idle for 5 s; ours are given up before.
 const IDLE: Duration = Duration::from_millis(3_500);
@@ -45,10 +53,12 @@ pub struct Config {
     pub secret: Option<String>,
     /// Time-out of one attempt, in ms.
     pub timeout_ms: u64,
-    /// Attempts beyond the first.
-    pub retry: u32,
+    /// Attempts beyond the first, or over hours.
+    pub retry: Retry,
     /// Wait before the first retry, in ms; doubles with each further one.
     pub backoff_ms: u64,
+    /// Signs requests; unset = made at the first start and stored.
+    pub signing_secret: Option<String>,
     /// Sent in `X-AVR-AGENT-ID`.
     pub agent_id: Option<String>,
     /// Events kept in memory; beyond it new ones are lost, counted and reported. The last tenth is kept for `call_started` and
@@ -56,6 +66,8 @@ pub struct Config {
     pub capacity: usize,
     /// Requests under way at once.
     pub concurrency: usize,
+    /// Further receivers, by name.
+    pub endpoints: BTreeMap<String, EndpointConfig>,
 }
 
 /// Without the secret, and without the credentials that the URL may hold.
@@ -67,9 +79,11 @@ impl fmt::Debug for Config {
             .field("timeout_ms", &self.timeout_ms)
             .field("retry", &self.retry)
             .field("backoff_ms", &self.backoff_ms)
+            .field("signing_secret", &self.signing_secret.as_ref().map(|_| "***"))
             .field("agent_id", &self.agent_id)
             .field("capacity", &self.capacity)
             .field("concurrency", &self.concurrency)
+            .field("endpoints", &self.endpoints)
             .finish()
     }
 }
@@ -80,11 +94,13 @@ impl Default for Config {
             url: None,
             secret: None,
             timeout_ms: 3_000,
-            retry: 0,
+            retry: Retry::Times(0),
             backoff_ms: 1_000,
+            signing_secret: None,
             agent_id: None,
             capacity: 10_000,
             concurrency: 64,
+            endpoints: BTreeMap::new(),
         }
     }
 }

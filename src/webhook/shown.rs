@@ -14,6 +14,30 @@ fn secretive(name: &str) -> bool {
     matches!(name.as_str(), "key" | "auth" | "sig" | "pwd") || SECRETIVE.iter().any(|word| name.contains(word))
 }
 
+/// Whether a header of this (lower-case) name seems to carry a secret, which belongs into the settings made for that.
+pub(super) fn is_secret_header(name: &str) -> bool {
+    const WORDS: [&str; 10] = [
+        "authorization",
+        "token",
+        "secret",
+        "password",
+        "passwd",
+        "cookie",
+        "credential",
+        "api-key",
+        "apikey",
+        "access-key",
+    ];
+    let name = name.replace('_', "-");
+    WORDS.iter().any(|word| name.contains(word)) || name.split('-').any(|part| part == "auth")
+}
+
+/// Whether a secret-looking parameter is in the query of what may be the template of a URL.
+pub(super) fn has_secret_parameter(text: &str) -> bool {
+    let Some((_, query)) = text.split_once('?') else { return false };
+    url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| secretive(&name))
+}
+
 /// A URL for a log line: without user name and password, values of secret-looking parameters masked, escaped and cut.
 #[must_use]
 pub fn url(text: &str) -> String {

@@ -8,7 +8,7 @@ use std::{
 
 use hark::{
     call::{CallEvent, CallId, Digit, EndReason, Envelope, EventId, Role},
-    webhook::{Config, Failed, Webhooks},
+    webhook::{Config, Failed, Webhooks, schedule::Retry},
 };
 use http::StatusCode;
 use serde_json::{Map, json};
@@ -138,7 +138,7 @@ async fn avr_webhook_as_shipped_500_on_call_initiated_is_a_failure_and_429_is_ig
     let receiver = Receiver::as_shipped(SECRET, 5).await;
     let webhooks = start(&Config { secret: Some(SECRET.to_owned()), ..config(&receiver.url) });
     let answer = webhooks.initiate(UUID, &Map::new()).await;
-    assert_eq!(answer, Err(Failed::Status(StatusCode::INTERNAL_SERVER_ERROR)));
+    assert_eq!(answer, Err(Failed::Status(StatusCode::INTERNAL_SERVER_ERROR, None)));
     for event in whole_call(CallId::new()) {
         webhooks.put(event).await.unwrap();
     }
@@ -154,7 +154,7 @@ async fn events_of_a_call_keep_their_order_under_failures() {
         Reply::new(if requests.fetch_add(1, Relaxed).is_multiple_of(3) { 503 } else { 200 }, "")
     })
     .await;
-    let webhooks = start(&Config { retry: 50, backoff_ms: 1, ..config(&receiver.url) });
+    let webhooks = start(&Config { retry: Retry::Times(50), backoff_ms: 1, ..config(&receiver.url) });
     let calls: Vec<_> = (0..10).map(|_| CallId::new()).collect();
     for n in 0..20 {
         for call in &calls {
@@ -200,7 +200,7 @@ async fn a_request_that_hangs_delays_no_other_call() {
 async fn a_dead_receiver_costs_its_time_out_and_the_guides_error_line() {
     let log = Log::start();
     let receiver = Receiver::dead().await;
-    let webhooks = start(&Config { timeout_ms: 50, retry: 1, backoff_ms: 1, ..config(&receiver.url) });
+    let webhooks = start(&Config { timeout_ms: 50, retry: Retry::Times(1), backoff_ms: 1, ..config(&receiver.url) });
     let call = CallId::new();
     webhooks.put(event(call, CallEvent::Started)).await.unwrap();
     webhooks.put(event(call, CallEvent::Ended(EndReason::CallerHangup))).await.unwrap();
@@ -235,7 +235,8 @@ async fn neither_password_nor_secret_nor_words_nor_digits_reach_the_log() {
     .await;
     for to in [address, answering.address] {
         let url = format!("http://admin:passw0rd@{to}/events?token=t0ken");
-        let webhooks = start(&Config { secret: Some(SECRET.to_owned()), retry: 1, backoff_ms: 1, ..config(&url) });
+        let webhooks =
+            start(&Config { secret: Some(SECRET.to_owned()), retry: Retry::Times(1), backoff_ms: 1, ..config(&url) });
         for event in whole_call(CallId::new()) {
             webhooks.put(event).await.unwrap();
         }

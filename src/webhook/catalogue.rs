@@ -1,0 +1,22 @@
+//! The types of events there are. Their payloads are described under `fixtures/schema/`.
+
+/// Types of the contract: all that the receiver of `WEBHOOK_URL` ever gets.
+pub const CONTRACT: [&str; 6] =
+    ["call_initiated", "call_started", "call_ended", "interruption", "transcription", "dtmf_digit"];
+/// The last event of a call: one report about all of it.
+pub const CALL_COMPLETED: &str = "call_completed";
+/// A service of a call failed for good, or was refused.
+pub const SERVICE_FAILED: &str = "service_failed";
+/// How long the parts of one answer of the agent took.
+pub const TURN: &str = "turn";
+/// A receiver asked for no more events (410).
+pub const ENDPOINT_DISABLED: &str = "endpoint_disabled";
+
+/// Types that other receivers can subscribe to as well.
+pub const MORE: [&str; 4] = [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED];
+
+/// Whether there are events of this type.
+#[must_use]
+pub fn is_known(kind: &str) -> bool {
+    CONTRACT.contains(&kind) || MORE.contains(&kind)
+}
