@@ -47,6 +47,8 @@ pub struct Seen {
     /// How late the phones themselves were.
     pub late: Vec<u32>,
     pub sent: u64,
+    /// Of those sent, and of those that came back: the ones that are speech. Pauses may be shortened.
+    pub spoken: u64,
     pub back: u64,
     pub frames: u64,
     pub underruns: u64,
@@ -167,7 +169,8 @@ impl Phone {
         if self.window.holds(now) {
             let mut seen = seen.borrow_mut();
             seen.late.push(micros(now - due));
-            seen.sent += u64::from(voiced);
+            seen.sent += 1;
+            seen.spoken += u64::from(voiced);
         }
         Ok(stream.write_all(&frame).await?)
     }

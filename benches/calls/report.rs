@@ -47,7 +47,7 @@ impl Numbers {
             echo: [echo.at(0.5), echo.at(0.99)],
             pacing: [pacing.at(0.5), pacing.at(0.99), pacing.at(0.999), pacing.at(1.0)],
             underruns: seen.underruns as f64 / seen.frames.max(1) as f64,
-            back: seen.back as f64 / seen.sent.max(1) as f64,
+            back: seen.back as f64 / seen.spoken.max(1) as f64,
             late: Sorted::new(&seen.late).at(0.99),
         }
     }
