@@ -126,14 +126,17 @@ impl App {
             webhooks,
             readiness: Arc::default(),
             metrics: Arc::clone(&metrics),
+            allow_hosts: config.routing.allow_hosts.clone().into(),
             sts_url: config.agent.sts_url.as_deref().filter(|url| *url != "builtin:").map(Into::into),
         };
         let (sender, events) = mpsc::channel(EVENTS);
-        let outgoing = Outgoing::new(Arc::clone(&tls), Duration::from_millis(config.agent.connect_timeout_ms))?;
+        let connect_timeout = Duration::from_millis(config.agent.connect_timeout_ms);
+        let outgoing = Outgoing::new(Arc::clone(&tls), connect_timeout)?;
         let calls = Arc::new(Calls {
             agent: Arc::new(config.agent.clone()),
             call: Arc::new(config.call.clone()),
             audiosocket: config.audiosocket.clone(),
+            guarded: outgoing.guarded(connect_timeout)?,
             outgoing,
             voice: Voice::new(&config.agent, config.call.dtmf_mask, tokio::runtime::Handle::current()),
             sounds,

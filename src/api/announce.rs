@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
+use url::Url;
 use uuid::Uuid;
 
 use super::{State, sts_url};
 use crate::{
+    net,
     session::{Announcement, Announcements},
     webhook::shown,
 };
@@ -94,33 +96,42 @@ pub(super) async fn announce<A: Announcements>(state: &State<A>, request: Reques
     }
     // a failure has been logged there, and the call goes on without
     let Ok(said) = state.webhooks.initiate(uuid, &announcement.payload).await else { return answer };
-    if let Some(url) = overriding(uuid, &said, &announcement.payload) {
+    if let Some(url) = overriding(uuid, &said, &announcement.payload, &state.allow_hosts) {
         info!(%uuid, "Overriding STS URL: {}", shown::url(&url));
         announcement.sts_url = Some(url.clone());
         answer = Answer { sts_url: Some(url), r#override: true };
     }
-    if route(uuid, &said, &mut announcement) || answer.r#override {
+    if route(uuid, &said, &mut announcement, &state.allow_hosts) || answer.r#override {
         state.announcements.put(uuid, announcement).await;
     }
     answer
 }
 
 /// The speech-to-speech service that the receiver wants, with the payload appended to it as well.
-fn overriding(uuid: Uuid, said: &Value, payload: &Map<String, Value>) -> Option<String> {
-    let url = member(uuid, said, "sts_url")?;
-    match sts_url::parse(url) {
-        Ok(url) => Some(sts_url::append(url, payload)),
-        Err(reason) => ignored(uuid, "sts_url", &reason),
+fn overriding(uuid: Uuid, said: &Value, payload: &Map<String, Value>, allow: &[net::Pattern]) -> Option<String> {
+    service(uuid, said, "sts_url", allow).map(|url| sts_url::append(url, payload))
+}
+
+/// A service of the receiver's choice: its own word, but not every address is one.
+fn service(uuid: Uuid, said: &Value, name: &'static str, allow: &[net::Pattern]) -> Option<Url> {
+    let text = member(uuid, said, name)?;
+    let url = match sts_url::parse(text) {
+        Ok(url) => url,
+        Err(reason) => return ignored(uuid, name, &reason),
+    };
+    match net::check(&url, allow) {
+        Ok(()) => Some(url),
+        Err(refused) => {
+            error!(%uuid, code = "api.call.refused", "{name} of the webhook's answer is refused, the call goes on without: {refused}");
+            None
+        }
     }
 }
 
 /// Takes what the answer may hold beyond the contract; whether there was anything.
-fn route(uuid: Uuid, said: &Value, announcement: &mut Announcement) -> bool {
-    let service = |name| {
-        let url = member(uuid, said, name)?;
-        sts_url::parse(url).map_or_else(|reason| ignored(uuid, name, &reason), |url| Some(String::from(url)))
-    };
-    let [asr_url, llm_url, tts_url] = ["asr_url", "llm_url", "tts_url"].map(service);
+fn route(uuid: Uuid, said: &Value, announcement: &mut Announcement, allow: &[net::Pattern]) -> bool {
+    let [asr_url, llm_url, tts_url] =
+        ["asr_url", "llm_url", "tts_url"].map(|name| service(uuid, said, name, allow).map(String::from));
     if let (Some(_), true) = (&announcement.sts_url, asr_url.is_some() || llm_url.is_some() || tts_url.is_some()) {
         warn!(%uuid, code = "api.call.unused", "asr_url, llm_url and tts_url of the webhook's answer have no effect beside an STS URL");
     }
@@ -206,6 +217,25 @@ mod tests {
         })
     }
 
+    #[test]
+    fn a_receiver_may_not_choose_every_address() {
+        let allow: [net::Pattern; 1] = ["sts.example".parse().unwrap()];
+        for (url, open, narrowed) in [
+            ("ws://sts.example:6030/x", true, true),
+            ("ws://192.168.1.5:6030", true, false),
+            ("ws://localhost:6030", true, false),
+            ("http://169.254.169.254/latest", false, false),
+            ("ws://[fe80::1]:6030", false, false),
+            ("ws://0.0.0.0:6030", false, false),
+        ] {
+            let said = serde_json::json!({"sts_url": url, "llm_url": url});
+            let mut announcement = Announcement::default();
+            assert_eq!(overriding(Uuid::nil(), &said, &Map::new(), &[]).is_some(), open, "{url}");
+            assert_eq!(overriding(Uuid::nil(), &said, &Map::new(), &allow).is_some(), narrowed, "{url}");
+            assert_eq!(route(Uuid::nil(), &said, &mut announcement, &allow), narrowed, "{url}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_a_call_or_an_error_on_one_line(body in proptest::collection::vec(any::<u8>(), 0..200)) {
@@ -224,9 +254,9 @@ mod tests {
 
         #[test]
         fn any_answer_of_a_receiver_is_taken_or_ignored(said in json()) {
-            let url = overriding(Uuid::nil(), &said, &Map::new());
+            let url = overriding(Uuid::nil(), &said, &Map::new(), &[]);
             prop_assert_eq!(url, None, "no generated string is an address");
-            route(Uuid::nil(), &said, &mut Announcement::default());
+            route(Uuid::nil(), &said, &mut Announcement::default(), &[]);
         }
     }
 }

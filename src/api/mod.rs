@@ -17,7 +17,7 @@ use serde::Deserialize;
 pub use server::{bind, serve};
 pub use sts_url::with_parameters;
 
-use crate::{session::Announcements, telemetry::metrics::Metrics, webhook::Webhooks};
+use crate::{net, session::Announcements, telemetry::metrics::Metrics, webhook::Webhooks};
 
 /// What the routes work on.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct State<A> {
     pub readiness: Arc<Readiness>,
     /// What `GET /metrics` shows.
     pub metrics: Arc<Metrics>,
+    /// Hosts that a receiver's answer may name; empty = see [`net::check`].
+    pub allow_hosts: Arc<[net::Pattern]>,
     /// Speech-to-speech service of all calls; `None`: calls go through recognition, language model and synthesis.
     pub sts_url: Option<Arc<str>>,
 }
@@ -41,6 +43,7 @@ impl<A> Clone for State<A> {
             webhooks: self.webhooks.clone(),
             readiness: Arc::clone(&self.readiness),
             metrics: Arc::clone(&self.metrics),
+            allow_hosts: Arc::clone(&self.allow_hosts),
             sts_url: self.sts_url.clone(),
         }
     }
@@ -55,6 +58,7 @@ impl<A: Announcements> State<A> {
             webhooks: Webhooks::disabled(),
             readiness: Arc::default(),
             metrics: Arc::default(),
+            allow_hosts: Arc::default(),
             sts_url: None,
         }
     }

@@ -16,6 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info, info_span, warn};
+use url::Url;
 use uuid::Uuid;
 
 use super::sound::Sounds;
@@ -39,6 +40,8 @@ pub(super) struct Calls {
     pub call: Arc<crate::call::Config>,
     pub audiosocket: audiosocket::Config,
     pub outgoing: Outgoing,
+    /// For calls with services that a receiver chose.
+    pub guarded: Outgoing,
     pub voice: Voice,
     pub sounds: Sounds,
     pub budget: Arc<Budget>,
@@ -116,6 +119,7 @@ impl Calls {
             None
         });
         let admitted = self.admit(announcement.as_ref());
+        let outgoing = self.outgoing_for(announcement.as_ref());
         let (route, permit) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
@@ -137,7 +141,7 @@ impl Calls {
             );
         }
         info!(peer = %identified.peer, "call started, served by {}", described(&route));
-        Some((self.session(id, identified, route, orders).await, live))
+        Some((self.session(id, identified, (route, outgoing), orders).await, live))
     }
 
     fn admit(&self, announcement: Option<&Announcement>) -> Result<(Route, OwnedSemaphorePermit), Refusal> {
@@ -159,11 +163,25 @@ impl Calls {
         Ok((route, permit))
     }
 
+    /// Connections for a call: guarded where a receiver chose a service. The configured one with parameters of the call is the
+    /// operator's own word still.
+    fn outgoing_for(&self, announcement: Option<&Announcement>) -> Outgoing {
+        let parsed = |url: Option<&str>| url.and_then(|url| Url::parse(url).ok());
+        let own = parsed(self.agent.sts_url.as_deref());
+        let chosen = |url: &Option<String>| {
+            parsed(url.as_deref()).is_some_and(|url| own.as_ref().is_none_or(|own| own.origin() != url.origin()))
+        };
+        let by_receiver = announcement.is_some_and(|announced| {
+            [&announced.sts_url, &announced.asr_url, &announced.llm_url, &announced.tts_url].into_iter().any(chosen)
+        });
+        if by_receiver { self.guarded.clone() } else { self.outgoing.clone() }
+    }
+
     async fn session(
         &self,
         id: CallId,
         identified: Identified,
-        route: Route,
+        (route, outgoing): (Route, Outgoing),
         commands: mpsc::Receiver<crate::call::Command>,
     ) -> Session<audiosocket::Leg, AnyAgent> {
         let uuid = identified.uuid;
@@ -177,8 +195,7 @@ impl Calls {
             apology: self.sounds.apology(rate),
             budget: Arc::clone(&self.budget),
         };
-        let context =
-            Context { call: id, uuid, rate, config: Arc::clone(&self.agent), outgoing: self.outgoing.clone() };
+        let context = Context { call: id, uuid, rate, config: Arc::clone(&self.agent), outgoing };
         let agent = agent::connect(route, context, &self.voice);
         let (events, stop) = (self.events.clone(), self.stop.clone());
         Session { id, uuid, setup, leg, agent, events, commands, stop, ended: Arc::default() }

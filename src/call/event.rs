@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-use super::{CallId, Digit, EventId};
+use super::{CallId, Digit, EventId, Fault, Latency};
 
 /// Who spoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +43,10 @@ pub enum CallEvent {
     },
     /// The caller pressed a key. `None` where digits are masked.
     Dtmf(Option<Digit>),
+    /// A service of the call failed for good. Not one of the contract's types.
+    ServiceFailed(Fault),
+    /// The agent began to answer the caller. Not one of the contract's types.
+    Turn(Latency),
     /// The call is over: the last event of the contract's types.
     Ended(EndReason),
 }
@@ -56,6 +60,8 @@ impl CallEvent {
             Self::Interruption => "interruption",
             Self::Transcription { .. } => "transcription",
             Self::Dtmf(_) => "dtmf_digit",
+            Self::ServiceFailed(_) => "service_failed",
+            Self::Turn(_) => "turn",
             Self::Ended(_) => "call_ended",
         }
     }

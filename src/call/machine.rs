@@ -7,9 +7,10 @@ use std::{
 
 use super::{
     AgentEvent, AgentInput, CallEvent, Cause, Command, Digit, Edge, EndReason, Input, LegCommand, LegEvent, Output,
-    UtteranceId,
+    Role, UtteranceId,
     config::Config,
     grid::{Grid, PATIENCE},
+    latency::Watch,
     playout::{Budget, Playout},
     turn::{Turn, Voice},
 };
@@ -130,6 +131,7 @@ pub struct Call {
     agent_gone: bool,
     leg_gone: bool,
     played: Vec<UtteranceId>,
+    latency: Watch,
     stats: Stats,
 }
 
@@ -164,6 +166,7 @@ impl Call {
             agent_gone: false,
             leg_gone: false,
             played: Vec::with_capacity(4),
+            latency: Watch::default(),
             stats: Stats::default(),
         }
     }
@@ -294,6 +297,7 @@ impl Call {
                     self.stats.late_samples += samples.len() as u64;
                 } else if self.takes_speech() {
                     self.agent_spoke = true;
+                    self.latency.audio(now);
                     self.playout.push(utterance, samples);
                     self.bursty |= self.playout.queued_for() > BURST;
                 }
@@ -304,6 +308,9 @@ impl Call {
                 }
             }
             AgentEvent::Transcript { role, text, is_final: true } if !text.trim().is_empty() => {
+                if role == Role::User {
+                    self.latency.words(now);
+                }
                 out.push(Output::Event(CallEvent::Transcription { role, text }, now));
             }
             AgentEvent::Speech(Edge::Interrupted) => {
@@ -317,7 +324,13 @@ impl Call {
                     self.release();
                 }
             }
-            AgentEvent::Failed(_) => self.agent_failed(now, out),
+            AgentEvent::Failed(fault) => {
+                // After the hang-up, or the agent's own, the end of the stream is in order.
+                if self.state == State::Live {
+                    out.push(Output::Event(CallEvent::ServiceFailed(fault), now));
+                }
+                self.agent_failed(now, out);
+            }
             AgentEvent::Transcript { .. }
             | AgentEvent::Speech(Edge::Started | Edge::Stopped)
             | AgentEvent::TurnDone
@@ -386,6 +399,8 @@ impl Call {
             }
             Some(Turn::Stopped) => {
                 self.release();
+                let silence = Duration::from_millis(self.config.vad.redemption_ms);
+                self.latency.stopped(now.checked_sub(silence).unwrap_or(now));
                 if self.mode.speech_edges {
                     out.push(Output::Agent(AgentInput::CallerSpeech(false)));
                 }
@@ -412,6 +427,7 @@ impl Call {
         let unheard = if self.pending.take().is_some() { Duration::from_millis(20) } else { Duration::ZERO };
         let delay = Duration::from_millis(self.config.network_delay_ms) + unheard;
         let current = self.playout.cut();
+        self.latency.cut();
         self.running = false;
         self.owed = false;
         self.held_since = None;
@@ -484,6 +500,9 @@ impl Call {
             return;
         };
         self.gap = 0;
+        if let Some(latency) = self.latency.played(now) {
+            out.push(Output::Event(CallEvent::Turn(latency), now));
+        }
         // The end of an utterance is no lateness: nothing is owed after it.
         self.running = !(ended && self.playout.queued() == 0);
         self.mix(&mut frame);

@@ -7,6 +7,7 @@ mod config;
 mod event;
 mod grid;
 mod id;
+mod latency;
 mod link;
 mod machine;
 mod playout;
@@ -16,6 +17,7 @@ pub use config::{Config, Vad};
 pub use event::{CallEvent, EndReason, Envelope, Role};
 pub use grid::{CATCH_UP, PERIOD};
 pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
+pub use latency::Latency;
 pub use link::{
     Agent, AgentEvent, AgentInput, Cause, Command, Edge, Fault, Input, Leg, LegCommand, LegEvent, Link, Output, Sent,
 };

@@ -1,6 +1,6 @@
 //! The body of a webhook request: exactly `uuid`, `type`, `timestamp`, `payload`, because strict receivers reject any other key.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -35,6 +35,8 @@ enum Payload<'a> {
     Transcription { role: &'a str, text: &'a str },
     Dtmf { digit: &'a str },
     Free(&'a Map<String, Value>),
+    Fault { code: &'a str, message: &'a str },
+    Turn { transcribe_ms: Option<u64>, answer_ms: u64, play_ms: u64, total_ms: u64 },
 }
 
 /// The body of an event of a call.
@@ -46,8 +48,19 @@ pub fn render(envelope: &Envelope) -> Bytes {
         CallEvent::Transcription { role, text } => Payload::Transcription { role: role.as_str(), text },
         CallEvent::Dtmf(Some(pressed)) => Payload::Dtmf { digit: pressed.as_char().encode_utf8(&mut digit) },
         CallEvent::Dtmf(None) => Payload::Dtmf { digit: MASKED_DIGIT },
+        CallEvent::ServiceFailed(fault) => Payload::Fault { code: fault.code, message: &fault.message },
+        CallEvent::Turn(latency) => Payload::Turn {
+            transcribe_ms: latency.transcribe.map(millis),
+            answer_ms: millis(latency.answer),
+            play_ms: millis(latency.play),
+            total_ms: millis(latency.total()),
+        },
     };
     write(envelope.uuid, envelope.event.kind(), envelope.at, payload)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The body of `call_initiated`; `payload` is that of `POST /call`.
@@ -77,10 +90,8 @@ fn timestamp(at: SystemTime) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::call::{CallId, Digit, EndReason, EventId, Role};
+    use crate::call::{CallId, Digit, EndReason, EventId, Fault, Latency, Role};
 
     const UUID: &str = "0192f4c0-5a3e-7c1b-8d2e-0123456789ab";
 
@@ -103,6 +114,20 @@ mod tests {
             (pressed('1'), "dtmf_digit", r#"{"digit":"1"}"#),
             (pressed('#'), "dtmf_digit", r##"{"digit":"#"}"##),
             (CallEvent::Dtmf(None), "dtmf_digit", r#"{"digit":"X"}"#),
+            (
+                CallEvent::ServiceFailed(Fault { code: "agent.sts.refused", message: "no \"luck\"".to_owned() }),
+                "service_failed",
+                r#"{"code":"agent.sts.refused","message":"no \"luck\""}"#,
+            ),
+            (
+                CallEvent::Turn(Latency {
+                    transcribe: None,
+                    answer: Duration::from_millis(7),
+                    play: Duration::from_micros(2_999),
+                }),
+                "turn",
+                r#"{"transcribe_ms":null,"answer_ms":7,"play_ms":2,"total_ms":9}"#,
+            ),
         ] {
             let expected = format!(
                 r#"{{"uuid":"{UUID}","type":"{type}","timestamp":"2026-01-01T12:00:00.123Z","payload":{payload}}}"#

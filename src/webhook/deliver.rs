@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Config, Due, Failed, Full, MemoryOutbox, Outbox, Outcome, Stats, Unusable, body,
+    Config, Due, Failed, Full, MemoryOutbox, Outbox, Outcome, Stats, Unusable, body, catalogue,
     endpoint::{self, Endpoint, Post, Request},
     schedule::{Schedule, Verdict},
     shown,
@@ -140,6 +140,9 @@ impl Webhooks {
     /// [`Full`]: the event is lost. It has been counted and reported; the caller need not do either.
     pub async fn put(&self, envelope: Envelope) -> Result<(), Full> {
         let Some(receiver) = &self.shared.receiver else { return Ok(()) };
+        if !catalogue::CONTRACT.contains(&envelope.event.kind()) {
+            return Ok(());
+        }
         // counted before, so that a delivery that overtakes us cannot take the gauge below zero
         Stats::add(&receiver.stats.queued);
         let result = receiver.outbox.put(envelope).await;

@@ -143,6 +143,20 @@ async fn one_call_that_fails_delays_no_other_and_takes_no_slot_while_it_waits() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_contracts_receiver_gets_the_contracts_types_only() {
+    let script = Script::new(&[]);
+    let (webhooks, ..) = started(&script, &Config::default());
+    let call = CallId::new();
+    let fault = crate::call::Fault { code: "agent.sts.refused", message: "x".to_owned() };
+    for event in [CallEvent::Started, CallEvent::ServiceFailed(fault), CallEvent::Ended(EndReason::AgentFailed)] {
+        webhooks.put(envelope(call, event)).await.unwrap();
+    }
+    assert_eq!(webhooks.flush(far()).await, 0);
+    assert_eq!(script.seen().len(), 2);
+    assert!(script.times_of("service_failed").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_under_way_are_bounded() {
     let script = Script::new(&[("e", Answer::Hang(Duration::from_secs(3)))]);
     let (webhooks, ..) = started(&script, &Config { concurrency: 4, ..Config::default() });

@@ -319,7 +319,7 @@ async fn an_agent_that_fails_after_it_spoke_is_apologised_for() {
     let log = Arc::clone(&rig.to_leg);
     let (summary, kinds) = rig.kinds().await;
     assert_eq!(summary.unwrap().reason, EndReason::AgentFailed);
-    assert_eq!(kinds, ["call_started", "call_ended"]);
+    assert_eq!(kinds, ["call_started", "service_failed", "call_ended"]);
     let log = log.lock().unwrap();
     let count = |wanted: i16| log.iter().filter(|(_, what)| *what == ToLeg::Audio(wanted)).count();
     assert_eq!((count(900), count(-500)), (10, 10));

@@ -388,6 +388,9 @@ impl World {
     fn check_end(&self) {
         let seed = self.plan.seed;
         assert!(matches!(self.events.last(), Some(CallEvent::Ended(_))), "seed {seed}: {:?}", self.events);
+        let failures = self.events.iter().filter(|event| matches!(event, CallEvent::ServiceFailed(_))).count();
+        let of_agent = matches!(self.events.last(), Some(CallEvent::Ended(EndReason::AgentFailed)));
+        assert!(failures <= 1 && (failures == 1 || !of_agent), "seed {seed}: {:?}", self.events);
         if let Some(failed) = self.failed_at {
             let waiting: usize = self.pushed.values().sum();
             let limit = RATE.duration_of(waiting) + Duration::from_secs(12);
