@@ -79,11 +79,11 @@ pub enum EndReason {
     LegStalled,
     /// No audio came from Asterisk for too long.
     LegIdle,
-    /// The agent's service ended the session normally.
+    /// The agent ended the call: its service closed the session in order, or the embedded agent said goodbye.
     AgentClosed,
     /// The agent's service failed and did not come back.
     AgentFailed,
-    /// The agent hung up, or somebody asked for it.
+    /// Somebody else asked for it: a command from outside of the call.
     Hangup,
     /// The maximum duration of a call was reached.
     MaxDuration,

@@ -110,7 +110,7 @@ pub enum AgentEvent {
     Speech(Edge),
     /// The agent has sent everything of its turn.
     TurnDone,
-    /// The agent wants the call ended once what it said has been played.
+    /// The agent ends the call, once what it said has been played: [`super::EndReason::AgentClosed`].
     Hangup,
     /// A service is in trouble; the agent works on it.
     Degraded(Fault),

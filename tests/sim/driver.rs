@@ -288,6 +288,20 @@ async fn a_command_is_obeyed_during_a_burst() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_hangs_up_is_heard_out_and_has_ended_the_call() {
+    let rig = rig(100, false);
+    rig.speak(1, 900, 1_600);
+    rig.agent.try_send(AgentEvent::Hangup).unwrap();
+    let log = Arc::clone(&rig.to_leg);
+    let (summary, kinds) = rig.kinds().await;
+    let reason = summary.unwrap().reason;
+    assert_eq!((reason, reason.code()), (EndReason::AgentClosed, "agent.closed"));
+    assert_eq!(kinds, ["call_started", "call_ended"]);
+    let heard = log.lock().unwrap().iter().filter(|(_, what)| *what == ToLeg::Audio(900)).count();
+    assert_eq!(heard, 10, "what it said before it hung up");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leg_that_refuses_for_a_second_loses_no_word_and_one_that_refuses_for_five_is_ended() {
     let rig = rig(100, false);
     let words: Vec<i16> = (0..100).map(|frame| 1_000 + frame).collect();
