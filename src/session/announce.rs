@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Map, Value};
+use tracing::warn;
 use uuid::Uuid;
 
 /// What `POST /call` and the receiver of `call_initiated` said about a call to come.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Announcement {
     /// The free-form payload: metadata of the call.
-    pub payload: serde_json::Map<String, serde_json::Value>,
+    pub payload: Map<String, Value>,
     /// Speech-to-speech service of this call, final form (parameters appended).
     pub sts_url: Option<String>,
     /// Speech recognition service of this call.
@@ -25,6 +27,31 @@ pub struct Announcement {
     pub greeting: Option<String>,
 }
 
+impl Announcement {
+    /// The memory it takes, roughly: a list of small numbers takes many times what it took on the wire.
+    fn weight(&self) -> usize {
+        let texts = [&self.sts_url, &self.asr_url, &self.llm_url, &self.tts_url, &self.greeting];
+        size_of::<(Uuid, Instant, Self)>()
+            + weight_of_map(&self.payload)
+            + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+}
+
+fn weight_of_map(map: &Map<String, Value>) -> usize {
+    // a member: its key, its value, its hash and its place in the table
+    map.iter().map(|(key, value)| size_of::<(String, u64, u64)>() + key.len() + weight(value)).sum()
+}
+
+fn weight(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(weight).sum(),
+            Value::Object(members) => weight_of_map(members),
+        }
+}
+
 /// Where announcements are kept. In memory here; a store that several gateways share can take its place.
 pub trait Announcements: Send + Sync + 'static {
     /// Remembers `announcement`; an older one of the same UUID is replaced.
@@ -34,40 +61,100 @@ pub trait Announcements: Send + Sync + 'static {
     fn get(&self, uuid: Uuid) -> impl Future<Output = Option<Announcement>> + Send;
 }
 
-/// Announcements in this process's memory, bounded in number and age.
+/// Memory that all announcements may take together, in bytes: room for 10,000 of some 6 kB.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Announcements in this process's memory, bounded in number, bytes and age: the oldest go first.
 #[derive(Debug)]
 pub struct MemoryAnnouncements {
     ttl: Duration,
     capacity: usize,
+    bytes: usize,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_uuid: HashMap<Uuid, (Instant, Announcement)>,
-    /// Insertion order; an entry is stale when its instant differs from the map's.
-    order: VecDeque<(Instant, Uuid)>,
+    by_uuid: HashMap<Uuid, Kept>,
+    /// Insertion order; an entry is stale when its number differs from the map's.
+    order: VecDeque<(u64, Uuid)>,
+    /// Numbers given so far.
+    count: u64,
+    /// The weight of all that is kept.
+    bytes: usize,
+    said_full: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    number: u64,
+    at: Instant,
+    weight: usize,
+    announcement: Announcement,
+}
+
+impl Inner {
+    fn put(&mut self, uuid: Uuid, announcement: Announcement, now: Instant) {
+        self.count += 1;
+        let kept = Kept { number: self.count, at: now, weight: announcement.weight(), announcement };
+        self.bytes += kept.weight;
+        self.order.push_back((kept.number, uuid));
+        if let Some(older) = self.by_uuid.insert(uuid, kept) {
+            self.bytes -= older.weight;
+        }
+        // one call announced over and over leaves only stale entries behind, which must not pile up behind a fresh one
+        if self.order.len() > 2 * self.by_uuid.len() + 64 {
+            let by_uuid = &self.by_uuid;
+            self.order.retain(|(number, uuid)| by_uuid.get(uuid).is_some_and(|kept| kept.number == *number));
+        }
+    }
+
+    fn remove(&mut self, uuid: Uuid) {
+        if let Some(kept) = self.by_uuid.remove(&uuid) {
+            self.bytes -= kept.weight;
+        }
+    }
 }
 
 impl MemoryAnnouncements {
-    /// Keeps at most `capacity` announcements, each for `ttl`.
+    /// Keeps at most `capacity` announcements and 64 MB of them, each for `ttl`.
     #[must_use]
     pub fn new(ttl: Duration, capacity: usize) -> Self {
-        Self { ttl, capacity: capacity.max(1), inner: Mutex::default() }
+        Self { ttl, capacity: capacity.max(1), bytes: MOST_BYTES, inner: Mutex::default() }
     }
 
     fn expire(&self, inner: &mut Inner, now: Instant) {
-        while let Some(&(at, uuid)) = inner.order.front() {
-            let stale = inner.by_uuid.get(&uuid).is_none_or(|(latest, _)| *latest != at);
-            let expired = now.duration_since(at) >= self.ttl;
-            if !stale && !expired && inner.by_uuid.len() <= self.capacity {
+        while let Some(&(number, uuid)) = inner.order.front() {
+            let Some(kept) = inner.by_uuid.get(&uuid).filter(|kept| kept.number == number) else {
+                inner.order.pop_front();
+                continue;
+            };
+            let expired = now.duration_since(kept.at) >= self.ttl;
+            let full = inner.by_uuid.len() > self.capacity || inner.bytes > self.bytes;
+            if !expired && !full {
                 break;
             }
-            inner.order.pop_front();
-            if !stale {
-                inner.by_uuid.remove(&uuid);
+            let age = now.duration_since(kept.at);
+            if !expired && !std::mem::replace(&mut inner.said_full, true) {
+                self.say_full(inner.by_uuid.len(), inner.bytes, age);
             }
+            inner.order.pop_front();
+            inner.remove(uuid);
         }
+    }
+
+    /// One line, not one for each that is forgotten.
+    fn say_full(&self, calls: usize, bytes: usize, oldest: Duration) {
+        warn!(
+            code = "session.announcements.full",
+            calls,
+            bytes,
+            "more calls are announced by POST /call than are remembered (http.max_announcements = {}, {} MB in all): the oldest, \
+             {} s old, are forgotten before their audio came; who announces calls that never come?",
+            self.capacity,
+            self.bytes >> 20,
+            oldest.as_secs(),
+        );
     }
 }
 
@@ -75,15 +162,14 @@ impl Announcements for MemoryAnnouncements {
     async fn put(&self, uuid: Uuid, announcement: Announcement) {
         let now = Instant::now();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.by_uuid.insert(uuid, (now, announcement));
-        inner.order.push_back((now, uuid));
+        inner.put(uuid, announcement, now);
         self.expire(&mut inner, now);
     }
 
     async fn get(&self, uuid: Uuid) -> Option<Announcement> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         self.expire(&mut inner, Instant::now());
-        inner.by_uuid.get(&uuid).map(|(_, announcement)| announcement.clone())
+        inner.by_uuid.get(&uuid).map(|kept| kept.announcement.clone())
     }
 }
 
@@ -113,5 +199,60 @@ mod tests {
         let store = MemoryAnnouncements::new(Duration::ZERO, 10);
         store.put(Uuid::from_u128(1), named("a")).await;
         assert_eq!(store.get(Uuid::from_u128(1)).await, None);
+    }
+
+    /// What the store holds against what it says it holds.
+    fn check(store: &MemoryAnnouncements) -> (usize, usize, usize) {
+        let inner = store.inner.lock().unwrap();
+        assert_eq!(inner.bytes, inner.by_uuid.values().map(|kept| kept.announcement.weight()).sum::<usize>());
+        (inner.by_uuid.len(), inner.bytes, inner.order.len())
+    }
+
+    fn with_payload(json: &str) -> Announcement {
+        Announcement { payload: serde_json::from_str(json).unwrap(), ..Announcement::default() }
+    }
+
+    #[test]
+    fn the_weight_is_that_of_the_memory_not_of_the_wire() {
+        let list = |numbers: usize| with_payload(&format!(r#"{{"a":[{}]}}"#, vec!["0"; numbers].join(","))).weight();
+        assert_eq!(list(20_001) - list(10_001), 10_000 * size_of::<Value>());
+        let members = |n: usize| {
+            with_payload(&format!("{{{}}}", (0..n).map(|i| format!("\"{i}\":{{}}")).collect::<Vec<_>>().join(",")))
+        };
+        assert!(members(1_000).weight() > 1_000 * 64);
+        assert!(named(&"x".repeat(5_000)).weight() - named("").weight() == 5_000);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_go_when_the_bytes_are_used_up() {
+        let big = with_payload(&format!(r#"{{"a":[{}0]}}"#, "0,".repeat(32_000)));
+        let each = big.weight();
+        let store =
+            MemoryAnnouncements { bytes: 10 * each, ..MemoryAnnouncements::new(Duration::from_secs(600), 1_000) };
+        for n in 0..100 {
+            store.put(Uuid::from_u128(n), big.clone()).await;
+        }
+        assert_eq!(check(&store).0, 10);
+        assert_eq!(store.get(Uuid::from_u128(89)).await, None);
+        assert_eq!(store.get(Uuid::from_u128(90)).await, Some(big));
+        // a small one in place of a large one makes room again
+        for n in 90..100 {
+            store.put(Uuid::from_u128(n), named("a")).await;
+        }
+        let (calls, bytes, _) = check(&store);
+        assert!(calls == 10 && bytes < each, "{calls} calls, {bytes} bytes");
+    }
+
+    #[tokio::test]
+    async fn one_call_announced_over_and_over_takes_the_room_of_one() {
+        let store = MemoryAnnouncements::new(Duration::from_secs(600), 10_000);
+        store.put(Uuid::from_u128(1), named("first")).await;
+        for n in 0..10_000 {
+            store.put(Uuid::from_u128(2), named(&n.to_string())).await;
+        }
+        let (calls, _, order) = check(&store);
+        assert!(calls == 2 && order < 100, "{calls} calls, {order} entries");
+        assert_eq!(store.get(Uuid::from_u128(1)).await, Some(named("first")));
+        assert_eq!(store.get(Uuid::from_u128(2)).await, Some(named("9999")));
     }
 }
