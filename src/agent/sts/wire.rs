@@ -75,9 +75,11 @@ pub fn parse(text: &str) -> Result<Message<'_>, NotAMessage> {
 /// Decodes a piece of a payload (a multiple of four characters, or its end) behind what `out` already holds.
 ///
 /// # Errors
-/// It is no base64.
+/// It is no base64; then `out` is as it was.
 pub fn decode(payload: &[u8], out: &mut Vec<u8>) -> Result<(), base64::DecodeError> {
-    BASE64.decode_vec(payload, out)
+    let before = out.len();
+    // the decoder makes room first, and leaves it behind when it fails
+    BASE64.decode_vec(payload, out).inspect_err(|_| out.truncate(before))
 }
 
 /// Writes the first message.
@@ -272,6 +274,11 @@ mod tests {
         assert_eq!(pcm(&parse(r#"{"type":"audio","audio":"\/\/8="}"#).unwrap()), Some(vec![255, 255]));
         assert_eq!(pcm(&parse(r#"{"type":"audio","audio":"*broken*"}"#).unwrap()), None);
         assert_eq!(parse(r#"{"type":"audio","audio":null}"#).unwrap(), Message::Ignored);
+        let mut out = vec![7];
+        for broken in ["ABA==", "AQIDBAUGBwgJ*AAA", "A"] {
+            assert!(decode(broken.as_bytes(), &mut out).is_err());
+            assert_eq!(out, [7], "{broken}: a failure leaves nothing behind");
+        }
     }
 
     #[test]
