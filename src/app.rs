@@ -115,7 +115,9 @@ impl App {
         let http_addr = http.as_ref().and_then(|listener| listener.local_addr().ok());
         let (media, inline) = Media::start(config.limits.media_threads).map_err(BindError::Media)?;
         let (tracker, delivery) = (TaskTracker::new(), CancellationToken::new());
-        let client = webhook::client_builder(&tls).build().map_err(BindError::Webhook)?;
+        let connect_timeout = Duration::from_millis(config.agent.connect_timeout_ms);
+        let outgoing = Outgoing::new(Arc::clone(&tls), connect_timeout)?;
+        let client = webhook::client_builder(&tls).proxy(outgoing.http_proxy()).build().map_err(BindError::Webhook)?;
         let webhooks = Webhooks::start(&config.webhooks, client, &tracker, delivery.clone());
         let metrics = Arc::new(Metrics::default());
         export(&metrics, &audiosocket, &webhooks);
@@ -130,8 +132,6 @@ impl App {
             sts_url: config.agent.sts_url.as_deref().filter(|url| *url != "builtin:").map(Into::into),
         };
         let (sender, events) = mpsc::channel(EVENTS);
-        let connect_timeout = Duration::from_millis(config.agent.connect_timeout_ms);
-        let outgoing = Outgoing::new(Arc::clone(&tls), connect_timeout)?;
         let calls = Arc::new(Calls {
             agent: Arc::new(config.agent.clone()),
             call: Arc::new(config.call.clone()),

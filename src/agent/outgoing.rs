@@ -95,6 +95,12 @@ impl Outgoing {
         self.guarded
     }
 
+    /// The same proxies for another HTTP client, under the same rule: loopback is always reached directly.
+    #[must_use]
+    pub fn http_proxy(&self) -> reqwest::Proxy {
+        proxy_for_http(Arc::clone(&self.proxies))
+    }
+
     /// The proxy that a connection to `url` has to go through.
     pub(super) fn proxy(&self, url: &Url) -> Option<Intercept> {
         intercept(&self.proxies, url)
@@ -102,14 +108,13 @@ impl Outgoing {
 }
 
 fn client(tls: &ClientConfig, connect_timeout: Duration, proxies: &Arc<Matcher>) -> reqwest::ClientBuilder {
-    let matcher = Arc::clone(proxies);
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls.clone())
         .http1_only()
         .pool_idle_timeout(POOL_IDLE)
         .connect_timeout(connect_timeout)
         .redirect(reqwest::redirect::Policy::none())
-        .proxy(reqwest::Proxy::custom(move |url| intercept(&matcher, url).as_ref().and_then(proxy_url)))
+        .proxy(proxy_for_http(Arc::clone(proxies)))
 }
 
 /// TLS settings that trust the system's roots and those in `ca_file` (PEM).
@@ -175,6 +180,10 @@ pub fn http_fault(error: reqwest::Error) -> String {
         source = cause.source();
     }
     super::websocket::escaped(&text)
+}
+
+fn proxy_for_http(proxies: Arc<Matcher>) -> reqwest::Proxy {
+    reqwest::Proxy::custom(move |url| intercept(&proxies, url).as_ref().and_then(proxy_url))
 }
 
 /// Proxies know http and https only; WebSockets go where these go.

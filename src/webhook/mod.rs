@@ -33,11 +33,12 @@ const IDLE: Duration = Duration::from_millis(3_500);
 /// The HTTP client that delivery needs, on the TLS settings (roots of trust) that all outgoing connections share.
 ///
 /// Redirects are not followed: a receiver that has moved is to be configured anew, and a `POST` would arrive as a `GET`.
-/// A proxy of the environment is used, unless the builder is told otherwise.
+/// Whoever builds it says which proxies there are: those of the environment would also be asked for receivers on loopback.
 pub fn client_builder(tls: &Arc<rustls::ClientConfig>) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .tls_backend_preconfigured(rustls::ClientConfig::clone(tls))
         .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
         .pool_idle_timeout(IDLE)
         .user_agent(concat!("hark/", env!("CARGO_PKG_VERSION")))
         .http1_only()

@@ -14,6 +14,9 @@ fn the_demonstration_shows_a_call_from_beginning_to_end() {
         // settings of a gateway on this machine are not those of the demonstration
         .env("PORT", "1")
         .env("STS_URL", "ws://127.0.0.1:1")
+        // and what is on loopback is reached past any proxy
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("ALL_PROXY", "http://127.0.0.1:1")
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -1,16 +1,18 @@
 //! Events reach webhook receivers as the contract says (section 11.5), whatever those receivers do.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     sync::atomic::Ordering::Relaxed,
     time::{Duration, SystemTime},
 };
 
 use hark::{
+    agent::Outgoing,
     call::{CallEvent, CallId, Digit, EndReason, Envelope, EventId, Role},
-    webhook::{Config, Failed, Webhooks, schedule::Retry},
+    webhook::{Config, Failed, Webhooks, client_builder, schedule::Retry},
 };
 use http::StatusCode;
+use hyper_util::client::proxy::matcher::Matcher;
 use serde_json::{Map, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,6 +27,7 @@ use crate::support::{
     PATIENCE, client,
     log::Log,
     receiver::{Receiver, Reply},
+    tls,
 };
 
 const SECRET: &str = "s3cr3t: {verbatim}, even this";
@@ -321,4 +324,42 @@ async fn a_receiver_that_closes_every_connection_is_given_up() {
     }
     flush(&webhooks).await;
     assert_eq!(counts(&webhooks), [0, 1, 0]);
+}
+
+/// A proxy that answers every request itself with 200, and the first lines of what it was asked.
+async fn answering_proxy() -> (SocketAddr, tokio::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, requests) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let request = read_request(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            let _ = asked.send(request.lines().next().unwrap_or_default().to_owned()).await;
+        }
+    });
+    (address, requests)
+}
+
+#[tokio::test]
+async fn a_receiver_on_loopback_is_reached_past_the_proxy_and_others_through_it() {
+    let (proxy, mut asked) = answering_proxy().await;
+    let matcher = || Matcher::builder().all(format!("http://{proxy}")).build();
+    let outgoing = || Outgoing::with_proxies(tls(), Duration::from_secs(5), matcher()).unwrap();
+    let post = async |url: &str| {
+        // as `App` puts it together
+        let client = client_builder(&tls()).proxy(outgoing().http_proxy()).build().unwrap();
+        let webhooks = Webhooks::start(&config(url), client, &TaskTracker::new(), CancellationToken::new());
+        webhooks.put(event(CallId::new(), CallEvent::Started)).await.unwrap();
+        flush(&webhooks).await;
+        counts(&webhooks)
+    };
+    let receiver = Receiver::start(|_| Reply::new(200, "")).await;
+    let port = receiver.address.port();
+    for host in ["127.0.0.1", "localhost"] {
+        assert_eq!(post(&format!("http://{host}:{port}")).await[0], 1, "{host}");
+    }
+    assert!(asked.try_recv().is_err(), "the proxy was asked for a receiver on loopback");
+    post("http://receiver.example:9000/events").await;
+    assert_eq!(asked.try_recv().as_deref(), Ok("POST http://receiver.example:9000/events HTTP/1.1"));
 }

@@ -21,5 +21,5 @@ pub fn tls() -> Arc<rustls::ClientConfig> {
 
 /// An HTTP client for the loopback, as delivery uses it.
 pub fn client() -> reqwest::Client {
-    hark::webhook::client_builder(&tls()).no_proxy().build().unwrap()
+    hark::webhook::client_builder(&tls()).build().unwrap()
 }
