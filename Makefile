@@ -50,10 +50,9 @@ bench: ## Print the benchmark tables (takes minutes; close other programs)
 	$(CARGO) bench --locked --bench audio -- $(ARGS)
 
 FUZZ_SECONDS ?= 30
-fuzz: ## Fuzz every parser for FUZZ_SECONDS each (needs rustup; installs nightly and cargo-fuzz)
+fuzz: ## Fuzz every parser for FUZZ_SECONDS each, or only those in ARGS (installs cargo-fuzz)
 	@scripts/setup.sh fuzz
-	@for target in $$($(CARGO) +nightly fuzz list); do \
-	  echo "== $$target"; $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	@scripts/fuzz.sh $(FUZZ_SECONDS) $(ARGS)
 
 setup: ## Only install what building, testing and the demo need
 	@scripts/setup.sh test
@@ -62,5 +61,6 @@ setup: ## Only install what building, testing and the demo need
 asterisk: ## Only fetch the private Asterisk that the tests use
 	@scripts/get-asterisk.sh
 
+# podman's own format has no health check
 image: ## Build the container image with docker or podman
-	$(if $(shell command -v docker),docker,podman) build -t hark -f docker/Dockerfile .
+	$(if $(shell command -v docker),docker,podman) build $(if $(shell command -v docker),,--format docker) -t hark -f docker/Dockerfile .

@@ -18,6 +18,15 @@ mod tts;
 pub mod utf8;
 pub mod websocket;
 
+/// What a fuzzer calls (`fuzz/`): parsers that are nobody else's business.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use super::{
+        llm::fuzz as llm_answer, sentence::fuzz as sentences, socket::fuzz as contract_reply, stt::fuzz as stt_text,
+        tts::fuzz as tts_audio,
+    };
+}
+
 use std::sync::Arc;
 
 pub use any::{AnyAgent, connect};

@@ -157,6 +157,24 @@ fn ignored<T>(uuid: Uuid, name: &str, reason: &str) -> Option<T> {
     None
 }
 
+/// What a fuzzer calls: the STS URL of a call whose `POST /call` has this body, or why it announces none.
+#[doc(hidden)]
+pub fn fuzz_body(body: &[u8]) -> Result<String, String> {
+    let request = parse(body).map_err(|error| error.to_string())?;
+    Ok(sts_url::with_parameters("ws://127.0.0.1:6030/?a=b%20c", &request.payload))
+}
+
+/// What a fuzzer calls: what the answer of a webhook receiver changes for a call.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz_answer(body: &[u8]) -> Option<(Option<String>, Announcement)> {
+    let said: Value = serde_json::from_slice(body).ok()?;
+    let mut announcement = Announcement::default();
+    let url = overriding(Uuid::nil(), &said, &Map::new(), &[]);
+    route(Uuid::nil(), &said, &mut announcement, &[]);
+    Some((url, announcement))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -11,6 +11,8 @@ use std::{
     sync::Arc,
 };
 
+#[doc(hidden)]
+pub use announce::{fuzz_answer, fuzz_body};
 use ipnet::IpNet;
 pub use ready::{NotReady, Readiness};
 use serde::Deserialize;
@@ -76,7 +78,7 @@ pub struct Config {
     pub allow: Vec<IpNet>,
     /// How long an announced call is remembered, in s.
     pub announcement_ttl_s: u64,
-    /// Announced calls remembered at once; the oldest goes first.
+    /// Announced calls remembered at once, and never more of them than fit in 64 MB; the oldest goes first.
     pub max_announcements: usize,
 }
 

@@ -167,10 +167,23 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with them, at once.
     pub fn load(sources: &Sources) -> Result<Self, Faults> {
+        Self::load_with(sources, file_layer)
+    }
+
+    /// What a fuzzer calls: the same with `text` in place of a file.
+    #[doc(hidden)]
+    pub fn fuzz(text: &str, sources: &Sources) -> Result<Self, Faults> {
+        Self::load_with(sources, |schema, _, faults| Layer::from_file(schema, Path::new("hark.toml"), text, faults))
+    }
+
+    fn load_with(
+        sources: &Sources,
+        file: impl FnOnce(&Schema, &Sources, &mut Faults) -> Layer,
+    ) -> Result<Self, Faults> {
         let schema = Schema::new();
         let mut faults = Faults::default();
         let mut notices = Vec::new();
-        let file = file_layer(&schema, sources, &mut faults);
+        let file = file(&schema, sources, &mut faults);
         let env = env_layer(&schema, &sources.env, &mut faults);
         let contract = Contract { schema: &schema, env: &sources.env, faults: &mut faults, notices: &mut notices }
             .layer(&[&file, &env]);

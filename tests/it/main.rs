@@ -11,6 +11,7 @@ mod cascade_turns;
 mod cascade_ws;
 mod cli;
 mod config;
+mod fuzz_smoke;
 mod sts;
 mod sts_http;
 mod sts_network;

@@ -132,6 +132,21 @@ fn note(object: &[u8], strange: &mut u64) {
     }
 }
 
+/// What a fuzzer calls: the text and the audio of a body that arrives in `pieces`; `Err` when it is of no use.
+#[doc(hidden)]
+pub fn fuzz(pieces: &[&[u8]]) -> Result<(String, Vec<u8>), String> {
+    let (mut reader, mut text, mut audio) = (Reader::default(), String::new(), Vec::new());
+    for bytes in pieces {
+        for piece in reader.push(bytes).map_err(|error| error.to_string())? {
+            match piece {
+                Piece::Text(more) => text.push_str(&more),
+                Piece::Audio(more) => audio.extend(more),
+            }
+        }
+    }
+    Ok((text, audio))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

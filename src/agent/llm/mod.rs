@@ -4,6 +4,7 @@ mod answer;
 mod http;
 mod ws;
 
+pub use answer::fuzz;
 use tokio::sync::mpsc;
 use url::Url;
 

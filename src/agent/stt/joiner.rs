@@ -65,6 +65,19 @@ fn words(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
+/// What a fuzzer calls: the utterances in `pieces` of text, and the most bytes that ever waited for more.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz(pieces: &[&str]) -> (Vec<String>, usize) {
+    let (mut joiner, mut found, mut most) = (Joiner::default(), Vec::new(), 0);
+    for piece in pieces {
+        found.extend(joiner.push(piece));
+        most = most.max(joiner.text.len());
+    }
+    found.extend(joiner.flush());
+    (found, most)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

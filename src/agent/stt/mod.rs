@@ -7,7 +7,7 @@ mod ws;
 
 use std::sync::Arc;
 
-pub use joiner::Joiner;
+pub use joiner::{Joiner, fuzz};
 use tokio::sync::mpsc;
 use url::Url;
 

@@ -4,7 +4,7 @@ mod http;
 mod pcm;
 mod ws;
 
-pub use pcm::Pcm;
+pub use pcm::{Pcm, fuzz};
 use url::Url;
 
 use super::{

@@ -53,3 +53,13 @@ impl Pcm {
         out
     }
 }
+
+/// What a fuzzer calls: the samples at 8 kHz of a stream at 24 kHz (or as its headers say) that arrives in `pieces`.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz(pieces: &[&[u8]]) -> Vec<i16> {
+    let mut pcm = Pcm::new(24_000, Rate::R8K);
+    let mut samples: Vec<i16> = pieces.iter().flat_map(|bytes| pcm.push(bytes)).collect();
+    samples.extend(pcm.finish());
+    samples
+}

@@ -260,6 +260,30 @@ fn once(done: &mut bool, act: impl FnOnce()) {
     }
 }
 
+/// What a fuzzer calls: the samples that a leg hears in `bytes` behind its UUID, until the peer ends the call.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz(bytes: &[u8]) -> Vec<i16> {
+    let mut intake = Intake::new(G711::Auto, Arc::default());
+    let (mut decoder, mut rest, mut heard) = (wire::Decoder::new(), bytes, Vec::new());
+    while !rest.is_empty() {
+        let room = decoder.room();
+        let n = rest.len().min(room.len());
+        room[..n].copy_from_slice(&rest[..n]);
+        decoder.filled(n);
+        rest = &rest[n..];
+        while let Some(message) = decoder.next_message() {
+            if matches!(intake.take(message), Step::End(_)) {
+                return heard;
+            }
+            while let Some(frame) = intake.pop() {
+                heard.extend_from_slice(frame.samples());
+            }
+        }
+    }
+    heard
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;

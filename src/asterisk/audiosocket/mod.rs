@@ -15,6 +15,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use identify::{Identified, Pending, Refused};
+#[doc(hidden)]
+pub use intake::fuzz as fuzz_intake;
 pub use leg::Leg;
 pub use listener::Listener;
 
