@@ -12,6 +12,7 @@ mod cascade_ws;
 mod cli;
 mod config;
 mod fuzz_smoke;
+mod hostile;
 mod sts;
 mod sts_http;
 mod sts_network;

@@ -3,6 +3,7 @@
 pub mod agent_call;
 pub mod cascade;
 pub mod connector;
+pub mod gateway;
 pub mod log;
 pub mod receiver;
 pub mod sts_server;
