@@ -13,6 +13,7 @@ mod cli;
 mod config;
 mod fuzz_smoke;
 mod hostile;
+mod image;
 mod sts;
 mod sts_http;
 mod sts_network;
