@@ -252,11 +252,10 @@ pub fn webhook_template(data: &[u8]) {
     if let Ok(template) = UrlTemplate::new(address)
         && let Ok(url) = template.render(&context)
         && !template.chooses_host()
-        && !address.contains('\\')
-        && let Some(fixed) = address.split("{{").next()
-        // with the whole host in it; a {{ that nothing closes is text
-        && fixed.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?', '#']))
-        && let Ok(fixed) = Url::parse(fixed)
+        && let Some((head, rest)) = address.split_once("{{")
+        // a {{ that nothing closes, or that holds another, is text; the text \n is a line break
+        && rest.split_once("}}").is_some_and(|(inside, _)| !inside.is_empty() && !inside.contains(|c: char| c.is_whitespace() || "{}|".contains(c)))
+        && let Ok(fixed) = Url::parse(&format!("{}x", head.replace("\\n", "\n")))
     {
         assert_eq!((url.host(), url.port()), (fixed.host(), fixed.port()), "a value leads to another host");
     }

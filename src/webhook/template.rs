@@ -271,21 +271,12 @@ impl UrlTemplate {
     /// Whether values choose the host (or credentials, or the port), and not only what is behind it.
     #[must_use]
     pub fn chooses_host(&self) -> bool {
-        let mut slashes = 0;
-        for part in &self.0.0 {
-            match part {
-                Part::Placeholder(_) => return true,
-                Part::Literal(text) => {
-                    slashes += text.bytes().filter(|byte| matches!(byte, b'/' | b'\\')).count();
-                    if slashes > 2
-                        || (slashes == 2 && text.rsplit('/').next().is_some_and(|rest| rest.contains(['?', '#'])))
-                    {
-                        return false;
-                    }
-                }
-            }
-        }
-        false
+        // the scheme is written out, so a literal comes first
+        let [Part::Literal(head), _, ..] = self.0.0.as_slice() else { return false };
+        // as URL parsers read it: these are left out wherever they stand, and any number of slashes leads to the host
+        let head = head.replace(['\t', '\n', '\r'], "");
+        let authority = head.split_once(':').map_or("", |(_, rest)| rest).trim_start_matches(['/', '\\']);
+        !authority.contains(['/', '\\', '?', '#'])
     }
 
     /// The address for a call.

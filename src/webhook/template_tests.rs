@@ -107,6 +107,10 @@ fn a_template_that_chooses_the_host_is_known_as_one() {
     for text in ["http://{{h}}/", "http://a.{{h}}", "http://u:{{p}}@h/", "http://h:{{p}}/x", "https://{{h}}?x"] {
         assert!(chooses(text), "{text}");
     }
+    // URL parsers skip further slashes and leave out line breaks and tabs
+    for text in ["http:///{{h}}/", "http:////{{h}}", "http://\\{{h}}/x", "http://\\n/{{h}}/", "http://\t/{{h}}?x"] {
+        assert!(chooses(text), "{text:?}");
+    }
     for text in ["http://h/{{x}}", "http://h?{{x}}", "http://h#{{x}}", "https://u:p@h:1/a?b={{x}}", "http://h"] {
         assert!(!chooses(text), "{text}");
     }
