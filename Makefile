@@ -17,7 +17,7 @@ CARGO := cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint bench fuzz setup asterisk image
+.PHONY: help demo run test lint bench fuzz setup asterisk image imagetest
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,3 +64,8 @@ asterisk: ## Only fetch the private Asterisk that the tests use
 # podman's own format has no health check
 image: ## Build the container image with docker or podman
 	$(if $(shell command -v docker),docker,podman) build $(if $(shell command -v docker),,--format docker) -t hark -f docker/Dockerfile .
+
+imagetest: ## Build and start the container image without docker, as a test does
+	@scripts/setup.sh test
+	$(CARGO) build --locked
+	@scripts/test-image.sh $${CARGO_TARGET_DIR:-target}/debug/hark
