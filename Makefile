@@ -17,10 +17,10 @@ CARGO := cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint bench fuzz setup asterisk image imagetest
+.PHONY: help demo run test lint bench bench-webhooks fuzz setup asterisk image imagetest
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Build, start the gateway with the embedded agent and call it: no keys, no PBX
 	@scripts/setup.sh demo
@@ -48,6 +48,10 @@ bench: ## Print the benchmark tables (takes minutes; close other programs)
 	@scripts/setup.sh build
 	$(CARGO) bench --locked --bench calls
 	$(CARGO) bench --locked --bench audio -- $(ARGS)
+
+bench-webhooks: ## Events per second, on SQLite and PostgreSQL, and what they do to a call's pace
+	@scripts/setup.sh test
+	$(CARGO) bench --locked --bench webhooks
 
 FUZZ_SECONDS ?= 30
 fuzz: ## Fuzz every parser for FUZZ_SECONDS each, or only those in ARGS (installs cargo-fuzz)

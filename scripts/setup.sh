@@ -46,7 +46,11 @@ fi
 want cc gcc
 [ "$goal" = demo ] && want flite flite
 [ "$goal" = fuzz ] && want c++ g++                     # libFuzzer is C++
-if [ "$goal" = test ]; then want flite flite; want flock util-linux; fi
+if [ "$goal" = test ]; then
+  want flite flite; want flock util-linux
+  # the server for tests of their own, in temporary directories
+  have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
+fi
 install_packages
 # The container image is tested where it can be: without these the test says that it was left out.
 if [ "$goal" = test ] && have apt-get; then

@@ -1,7 +1,9 @@
 //! The only place where the rooms meet: a leg is accepted, its agent connected, the session spawned; events go to the outbox;
 //! everything is taken down in order.
 
+mod announced;
 mod calls;
+mod durable;
 mod media;
 mod sound;
 
@@ -16,6 +18,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
+pub use self::announced::Announced;
 use self::{calls::Calls, media::Media, sound::Sounds};
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
@@ -23,15 +26,20 @@ use crate::{
     asterisk::audiosocket,
     call::{Budget, Envelope},
     config::Config,
-    session::{MemoryAnnouncements, Registry},
+    session::Registry,
     telemetry::metrics::Metrics,
-    webhook::{self, Webhooks},
+    webhook::{
+        self, MemoryOutbox, Outbox, Webhooks,
+        store::{Store, StoreError},
+    },
 };
 
 /// Memory for agent speech that waits to be played, over all calls.
 const SPEECH_BYTES: usize = 512 << 20;
 /// Events between the calls and the outbox.
 const EVENTS: usize = 1_024;
+/// How long the database may take for its last words.
+const CLOSING: Duration = Duration::from_secs(2);
 /// Of the time a stop may take: kept for ending calls (final words included) and for the last events.
 const ENDING: Duration = Duration::from_millis(2_500);
 
@@ -59,6 +67,9 @@ pub enum BindError {
     /// The webhook client cannot be made.
     #[error("the webhook client cannot be set up: {0}")]
     Webhook(reqwest::Error),
+    /// The database cannot be used.
+    #[error("{0}")]
+    Store(#[from] StoreError),
     /// The ambience cannot be read.
     #[error("call.ambient_file: {0}")]
     Ambient(String),
@@ -79,9 +90,10 @@ pub struct App {
     inline: Option<media::Inline>,
     calls: Arc<Calls>,
     events: mpsc::Receiver<Envelope>,
-    state: api::State<MemoryAnnouncements>,
+    state: api::State<Announced>,
     tracker: TaskTracker,
     delivery: CancellationToken,
+    store: Option<Store>,
 }
 
 /// What was left when the gateway stopped.
@@ -118,11 +130,19 @@ impl App {
         let connect_timeout = Duration::from_millis(config.agent.connect_timeout_ms);
         let outgoing = Outgoing::new(Arc::clone(&tls), connect_timeout)?;
         let client = webhook::client_builder(&tls).proxy(outgoing.http_proxy()).build().map_err(BindError::Webhook)?;
-        let webhooks = Webhooks::start(&config.webhooks, client, &tracker, delivery.clone());
+        let store = durable::open(&config).await?;
+        let outbox: Arc<dyn Outbox> = match &store {
+            Some(store) => Arc::new(store.clone()),
+            None => Arc::new(MemoryOutbox::new(config.webhooks.capacity)),
+        };
+        let webhooks = Webhooks::with_outbox(&config.webhooks, client, outbox, &tracker, delivery.clone());
         let metrics = Arc::new(Metrics::default());
         export(&metrics, &audiosocket, &webhooks);
+        if let Some(store) = &store {
+            durable::export(&metrics, store);
+        }
         let ttl = Duration::from_secs(config.http.announcement_ttl_s);
-        let announcements = Arc::new(MemoryAnnouncements::new(ttl, config.http.max_announcements));
+        let announcements = Arc::new(Announced::new(ttl, config.http.max_announcements, store.clone()));
         let state = api::State {
             announcements: Arc::clone(&announcements),
             webhooks,
@@ -164,6 +184,7 @@ impl App {
             state,
             tracker,
             delivery,
+            store,
         })
     }
 
@@ -204,7 +225,7 @@ impl App {
     }
 
     async fn serve(self, shutdown: CancellationToken) -> Summary {
-        let Self { config, mut audiosocket, http, media, calls, events, state, tracker, delivery, .. } = self;
+        let Self { config, mut audiosocket, http, media, calls, events, state, tracker, delivery, store, .. } = self;
         let (webhooks, readiness) = (state.webhooks.clone(), Arc::clone(&state.readiness));
         let http_stop = CancellationToken::new();
         if let Some(listener) = http {
@@ -212,6 +233,12 @@ impl App {
             tracker.spawn(async move { api::serve(listener, &http_config, state, stop).await });
         } else {
             drop(state);
+        }
+        if let Some(store) = &store {
+            let (watched, cancel) = (durable::watch(store.clone(), Arc::clone(&readiness)), delivery.clone());
+            tracker.spawn(cancel.run_until_cancelled_owned(watched));
+            let (ended, cancel) = (durable::end_orphans(store.clone(), webhooks.clone()), delivery.clone());
+            tracker.spawn(cancel.run_until_cancelled_owned(ended));
         }
         let event_task = tokio::spawn(deliver(events, webhooks.clone()));
         loop {
@@ -239,6 +266,9 @@ impl App {
         tracker.close();
         if timeout_at(Instant::now() + Duration::from_secs(1), tracker.wait()).await.is_err() {
             debug!("some tasks had to be left");
+        }
+        if let Some(store) = store {
+            store.close(Instant::now() + CLOSING).await;
         }
         drop(threads);
         info!(calls_ended, events_left, "stopped");
@@ -270,9 +300,10 @@ async fn drain(calls: &Calls, deadline: Instant) -> usize {
 
 /// The event task: what a call reported goes to the outbox, in order.
 async fn deliver(mut events: mpsc::Receiver<Envelope>, webhooks: Webhooks) {
-    while let Some(envelope) = events.recv().await {
-        // A full outbox has counted and reported it.
-        let _ = webhooks.put(envelope).await;
+    let mut batch = Vec::new();
+    // what came while the last ones were written to disk is written together
+    while events.recv_many(&mut batch, EVENTS).await > 0 {
+        webhooks.put_all(std::mem::take(&mut batch)).await;
     }
 }
 

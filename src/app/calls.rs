@@ -19,12 +19,12 @@ use tracing::{Instrument, Span, error, info, info_span, warn};
 use url::Url;
 use uuid::Uuid;
 
-use super::sound::Sounds;
+use super::{announced::Announced, sound::Sounds};
 use crate::{
     agent::{self, AnyAgent, Context, Outgoing, Overrides, Route, builtin::Voice},
     asterisk::audiosocket::{self, Identified, Pending},
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
-    session::{Announcement, Announcements, Entry, MemoryAnnouncements, Registry, Session, Summary},
+    session::{Announcement, Announcements, Entry, Registry, Session, Summary},
     telemetry::metrics::Metrics,
 };
 
@@ -47,7 +47,7 @@ pub(super) struct Calls {
     pub budget: Arc<Budget>,
     pub permits: Arc<Semaphore>,
     pub max_calls: usize,
-    pub announcements: Arc<MemoryAnnouncements>,
+    pub announcements: Arc<Announced>,
     pub registry: Registry,
     pub metrics: Arc<Metrics>,
     pub events: mpsc::Sender<Envelope>,

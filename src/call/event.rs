@@ -89,6 +89,8 @@ pub enum EndReason {
     MaxDuration,
     /// The gateway is being stopped.
     Shutdown,
+    /// The gateway was killed while the call was live; said by its next start, or by another gateway.
+    GatewayRestarted,
     /// A fault of our own.
     Internal,
 }
@@ -107,6 +109,7 @@ impl EndReason {
             Self::Hangup => "hangup",
             Self::MaxDuration => "max_duration",
             Self::Shutdown => "shutdown",
+            Self::GatewayRestarted => "gateway_restarted",
             Self::Internal => "internal",
         }
     }

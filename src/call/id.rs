@@ -24,6 +24,18 @@ impl Default for CallId {
     }
 }
 
+impl From<Uuid> for CallId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl From<CallId> for Uuid {
+    fn from(id: CallId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.as_hyphenated().fmt(f)
@@ -45,6 +57,18 @@ impl EventId {
 impl Default for EventId {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl From<Uuid> for EventId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl From<EventId> for Uuid {
+    fn from(id: EventId) -> Self {
+        id.0
     }
 }
 

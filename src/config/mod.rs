@@ -49,13 +49,15 @@ pub struct Config {
     pub webhooks: webhook::Config,
     /// Where what comes from outside may send calls.
     pub routing: Routing,
+    /// Where events are kept.
+    pub database: Database,
     /// Outgoing encrypted connections.
     pub tls: Tls,
     /// Limits.
     pub limits: Limits,
     /// Logging.
     pub log: Log,
-    /// Directory for what has to survive a restart.
+    /// Directory for what has to survive a restart. Empty (which cannot be configured): events are kept in memory.
     pub data_dir: PathBuf,
     /// What whoever runs this should be told once.
     pub notices: Vec<String>,
@@ -69,6 +71,21 @@ pub struct Config {
 pub struct Routing {
     /// Hosts that may be named; empty = see [`net::check`].
     pub allow_hosts: Vec<net::Pattern>,
+}
+
+/// Where events are kept until they are delivered.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// A PostgreSQL that several gateways share; unset = a file in the data directory.
+    pub url: Option<String>,
+}
+
+/// Without the password that the URL may hold.
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("url", &self.url.as_deref().map(redacted_url)).finish()
+    }
 }
 
 /// Outgoing encrypted connections.
@@ -199,6 +216,7 @@ impl Config {
             call: merged.section("call", &mut faults),
             webhooks: merged.section("webhooks", &mut faults),
             routing: merged.section("routing", &mut faults),
+            database: merged.section("database", &mut faults),
             tls: merged.section("tls", &mut faults),
             limits: merged.section("limits", &mut faults),
             log: merged.section("log", &mut faults),
@@ -220,6 +238,7 @@ impl Default for Config {
             call: call::Config::default(),
             webhooks: webhook::Config::default(),
             routing: Routing::default(),
+            database: Database::default(),
             tls: Tls::default(),
             limits: Limits::default(),
             log: Log::default(),

@@ -48,6 +48,7 @@ fn default_toml_is_the_default_of_every_struct() {
     same(&parsed.call, &default.call);
     same(&parsed.webhooks, &default.webhooks);
     same(&parsed.routing, &default.routing);
+    same(&parsed.database, &default.database);
     same(&parsed.tls, &default.tls);
     same(&parsed.limits, &default.limits);
     same(&parsed.log, &default.log);
@@ -67,6 +68,7 @@ fn default_toml_has_every_key_of_every_struct() {
         ("call.vad", fields::<call::Vad>()),
         ("webhooks", fields::<webhook::Config>()),
         ("routing", fields::<Routing>()),
+        ("database", fields::<Database>()),
         ("tls", fields::<Tls>()),
         ("limits", fields::<Limits>()),
         ("log", fields::<Log>()),

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use url::Url;
 
 use super::{Config, Merged, fault::Faults, layer::ENDPOINTS};
-use crate::agent::{Overrides, Route, RouteError};
+use crate::{
+    agent::{Overrides, Route, RouteError},
+    webhook::Redaction,
+};
 
 /// Counts and times that make sense: name, least, most.
 const RANGES: &[(&str, i64, i64)] = &[
@@ -48,6 +51,7 @@ pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults)
     urls(&config, merged, faults);
     endpoints(&config, merged, faults);
     headers(&config, merged, faults);
+    redaction(&config, merged, faults);
     listeners(&config, merged, faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&config.log.level) {
         let advice = "Write error, warn, info, debug or trace, or directives such as info,hark::webhook=debug.";
@@ -104,9 +108,11 @@ fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
         ("agent.tts_url", &agent.tts_url, SERVICE),
         ("agent.sts_url", &agent.sts_url, SERVICE),
         ("webhooks.url", &config.webhooks.url, &["http", "https"]),
+        ("database.url", &config.database.url, &["postgres", "postgresql"]),
     ] {
         let Some(reason) = url.as_deref().and_then(|url| fault_of_url(url, schemes)) else { continue };
         let advice = match key {
+            "database.url" => "Write a whole URL, e.g. postgres://hark:password@127.0.0.1:5432/hark.",
             "webhooks.url" => "Write a whole URL, e.g. http://127.0.0.1:9000/events.",
             "agent.sts_url" => "Write a whole URL, e.g. ws://127.0.0.1:6030.",
             _ => {
@@ -179,6 +185,13 @@ fn headers(config: &Config, merged: &Merged, faults: &mut Faults) {
             let advice = "Use printable characters only, without line breaks.";
             faults.push("config.type", merged.written(key), "cannot be sent in an HTTP header", advice);
         }
+    }
+}
+
+fn redaction(config: &Config, merged: &Merged, faults: &mut Faults) {
+    if let Err(error) = Redaction::parse(&config.webhooks.redact) {
+        let advice = "Write a list of paths, e.g. [\"transcription.text\"].";
+        faults.push("config.type", merged.written("webhooks.redact"), error.to_string(), advice);
     }
 }
 

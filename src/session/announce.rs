@@ -6,12 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::warn;
 use uuid::Uuid;
 
 /// What `POST /call` and the receiver of `call_initiated` said about a call to come.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Announcement {
     /// The free-form payload: metadata of the call.
     pub payload: Map<String, Value>,

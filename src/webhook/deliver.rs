@@ -17,8 +17,9 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Config, Due, Failed, Full, MemoryOutbox, Outbox, Outcome, Stats, Unusable, body, catalogue,
-    endpoint::{self, Endpoint, Post, Request},
+    Config, DEFAULT, Due, Entry, Failed, Full, MemoryOutbox, Outbox, Outcome, Recipient, Redaction, Report, Stats,
+    Unusable, body, catalogue,
+    endpoint::{self, Endpoint, Post, Reply, Request},
     schedule::{Schedule, Verdict},
     shown,
 };
@@ -48,6 +49,8 @@ struct Shared {
 }
 
 struct Receiver {
+    name: Arc<str>,
+    redaction: Redaction,
     outbox: Arc<dyn Outbox>,
     post: Arc<dyn Post>,
     schedule: Schedule,
@@ -82,7 +85,7 @@ impl Webhooks {
         tracker: &TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
-        match Endpoint::new(config, client) {
+        match config.check().and_then(|()| Endpoint::new(config, client)) {
             Ok(Some(endpoint)) => {
                 info!("Webhook events go to {}", endpoint.shown());
                 Self::run(config, outbox, Arc::new(endpoint), tracker, cancel)
@@ -110,6 +113,9 @@ impl Webhooks {
     ) -> Self {
         let stats = Arc::new(Stats::default());
         let receiver = Receiver {
+            name: DEFAULT.into(),
+            // checked before
+            redaction: Redaction::parse(&config.redact).unwrap_or_default(),
             outbox,
             post,
             schedule: Schedule::new(config.retry, Duration::from_millis(config.backoff_ms)),
@@ -139,18 +145,37 @@ impl Webhooks {
     /// # Errors
     /// [`Full`]: the event is lost. It has been counted and reported; the caller need not do either.
     pub async fn put(&self, envelope: Envelope) -> Result<(), Full> {
-        let Some(receiver) = &self.shared.receiver else { return Ok(()) };
-        if !catalogue::CONTRACT.contains(&envelope.event.kind()) {
-            return Ok(());
+        self.place(&envelope).await
+    }
+
+    /// Takes events for delivery, all of them at once: an outbox on a disk commits them together. They keep their order.
+    pub async fn put_all(&self, envelopes: Vec<Envelope>) {
+        let places: Vec<_> = envelopes.iter().map(|envelope| self.place(envelope)).collect();
+        for placed in places {
+            // counted and reported
+            let _ = placed.await;
         }
-        // counted before, so that a delivery that overtakes us cannot take the gauge below zero
-        Stats::add(&receiver.stats.queued);
-        let result = receiver.outbox.put(envelope).await;
-        if let Err(full) = result {
-            receiver.stats.queued.fetch_sub(1, Relaxed);
-            receiver.lost(full);
+    }
+
+    /// Gives an event its place in the order; resolves once it is as safe as the outbox can make it.
+    fn place(&self, envelope: &Envelope) -> impl Future<Output = Result<(), Full>> + use<> {
+        let shared = Arc::clone(&self.shared);
+        let wanted = catalogue::CONTRACT.contains(&envelope.event.kind());
+        let placed = shared.receiver.as_ref().filter(|_| wanted).map(|receiver| {
+            let mut entry = Entry::of(envelope, vec![Recipient::plain(Arc::clone(&receiver.name))]);
+            entry.body = receiver.redaction.apply(&entry.kind, entry.body);
+            let placed = receiver.outbox.put(entry);
+            receiver.count();
+            placed
+        });
+        async move {
+            let (Some(placed), Some(receiver)) = (placed, &shared.receiver) else { return Ok(()) };
+            let result = placed.await;
+            if let Err(full) = result {
+                receiver.lost(full);
+            }
+            result
         }
-        result
     }
 
     /// Asks the receiver about an announced call (`call_initiated`) and waits for its JSON answer.
@@ -162,8 +187,9 @@ impl Webhooks {
     pub async fn initiate(&self, uuid: Uuid, payload: &Map<String, Value>) -> Result<Value, Failed> {
         let Some(receiver) = &self.shared.receiver else { return Err(Failed::Disabled) };
         let body = body::render_initiated(uuid, payload, SystemTime::now());
+        let body = receiver.redaction.apply(body::CALL_INITIATED, body);
         let request = Request { event: header(EventId::new()), call: None, body, answer: true };
-        let answer = receiver.post.post(request).await.and_then(|answer| {
+        let answer = receiver.post.post(request).await.result.and_then(|answer| {
             serde_json::from_slice(&answer).map_err(|error| Failed::Answer(format!("not JSON: {error}")))
         });
         match &answer {
@@ -186,13 +212,13 @@ impl Webhooks {
             let settled = receiver.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            let left = receiver.outbox.left().await;
+            let left = receiver.outbox.left();
             if left == 0 || self.shared.cancel.is_cancelled() {
                 return left;
             }
             tokio::select! {
                 waited = timeout_at(deadline, settled) => if waited.is_err() {
-                    return receiver.outbox.left().await;
+                    return receiver.outbox.left();
                 },
                 () = self.shared.cancel.cancelled() => {}
             }
@@ -207,7 +233,7 @@ async fn dispatch(shared: Arc<Shared>, tracker: TaskTracker, concurrency: usize)
     let work = async {
         // the semaphore is never closed
         while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-            let due = receiver.outbox.next().await;
+            let due = receiver.outbox.next(&receiver.name).await;
             let shared = Arc::clone(&shared);
             tracker.spawn(async move {
                 let _slot = slot;
@@ -226,23 +252,36 @@ impl Receiver {
         }
         let call = Some(header(due.call));
         let request = Request { event: header(due.id), call, body: due.body.clone(), answer: false };
-        let outcome = match self.post.post(request).await {
-            Ok(_) => {
+        let begin = Instant::now();
+        let Reply { status, result, refusal } = self.post.post(request).await;
+        let mut report =
+            Report { status: status.map(|status| status.as_u16()), latency: begin.elapsed(), ..Report::default() };
+        let outcome = match result {
+            Ok(answer) => {
                 debug!(call = %due.call, uuid = %due.uuid, attempt = due.attempt, "{} delivered", tag(&due.kind));
+                report.answer = answer;
                 Outcome::Delivered
             }
-            Err(reason) => self.failed(&due, &reason),
+            Err(reason) => {
+                report.error = Some(reason.to_string());
+                report.answer = refusal;
+                self.failed(&due, &reason)
+            }
         };
         match outcome {
             Outcome::Delivered => Stats::add(&self.stats.delivered),
             Outcome::GivenUp => Stats::add(&self.stats.failed),
             Outcome::RetryAfter(_) => {}
         }
-        self.outbox.mark(&due, outcome).await;
+        self.outbox.mark(&due, outcome, report);
+        self.count();
         if !matches!(outcome, Outcome::RetryAfter(_)) {
-            self.stats.queued.fetch_sub(1, Relaxed);
             self.settled.notify_waiters();
         }
+    }
+
+    fn count(&self) {
+        self.stats.queued.store(self.outbox.left() as u64, Relaxed);
     }
 
     fn failed(&self, due: &Due, reason: &Failed) -> Outcome {
@@ -295,6 +334,7 @@ impl Config {
     /// The first thing that cannot.
     pub fn check(&self) -> Result<(), Unusable> {
         endpoint::parse(self)?;
+        Redaction::parse(&self.redact)?;
         endpoint::headers(self).map(drop)
     }
 }

@@ -59,7 +59,7 @@ impl Script {
 }
 
 impl Post for Script {
-    fn post(&self, request: Request) -> BoxFuture<'_, Result<Bytes, Failed>> {
+    fn post(&self, request: Request) -> BoxFuture<'_, Reply> {
         Box::pin(async move {
             let body = String::from_utf8(request.body.to_vec()).unwrap();
             let at = self.start.lock().unwrap().unwrap().elapsed();
@@ -72,7 +72,7 @@ impl Post for Script {
             let (wait, result) = self.answer(&body);
             sleep(wait).await;
             self.busy.lock().unwrap().0 -= 1;
-            result
+            Reply { status: None, result, refusal: Bytes::new() }
         })
     }
 }

@@ -14,13 +14,15 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    Config,
+    Config, NotAPath,
     schedule::{self, Verdict},
     shown,
 };
 
 /// Largest answer that is read; one that is longer is an error where the answer matters and cut off where it does not.
 pub(super) const MAX_ANSWER: usize = 64 * 1024;
+/// How much of an answer is kept for whoever asks later what became of an event.
+const SHOWN: usize = 1_024;
 /// How long the rest of an answer that nobody reads may take, so that its connection can be used again.
 const DRAIN: Duration = Duration::from_millis(250);
 
@@ -42,6 +44,9 @@ pub enum Unusable {
     /// A value cannot be sent in a header.
     #[error("webhook.{0} holds a line break or another control character, which no HTTP header can carry")]
     Header(&'static str),
+    /// Nobody could say what is to be redacted.
+    #[error("webhook.redact: {0}")]
+    Redact(#[from] NotAPath),
 }
 
 /// Why a request failed.
@@ -84,10 +89,27 @@ pub(super) struct Request {
     pub answer: bool,
 }
 
+/// What a request came to.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// The answer's status, if one came.
+    pub status: Option<StatusCode>,
+    /// The answer's body, all of it if it was wanted, else how it begins; or why there is none.
+    pub result: Result<Bytes, Failed>,
+    /// How the body of a refusal begins.
+    pub refusal: Bytes,
+}
+
+impl From<Failed> for Reply {
+    fn from(failed: Failed) -> Self {
+        Self { status: None, result: Err(failed), refusal: Bytes::new() }
+    }
+}
+
 /// Where requests go: HTTP, or a script in tests with a stopped clock.
 pub(super) trait Post: Send + Sync + 'static {
-    /// Sends one request; resolves to the answer's body if it was wanted and the receiver took the request.
-    fn post(&self, request: Request) -> BoxFuture<'_, Result<Bytes, Failed>>;
+    /// Sends one request.
+    fn post(&self, request: Request) -> BoxFuture<'_, Reply>;
 }
 
 /// A receiver reached over HTTP.
@@ -111,24 +133,24 @@ impl Endpoint {
         shown::url(self.url.as_str())
     }
 
-    async fn exchange(&self, request: Request) -> Result<Bytes, Failed> {
+    async fn exchange(&self, request: Request) -> Reply {
         let response = match self.send(&request).await {
             // Node closes idle connections after 5 s and may do so just as we write: the receiver has not seen this request
             Err(error) if was_reset(&error) => self.send(&request).await,
             other => other,
         };
-        let response = response.map_err(|error| Failed::Transport(causes(error)))?;
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return Failed::Transport(causes(error)).into(),
+        };
         let status = response.status();
         if !status.is_success() {
             let asked = schedule::retry_after(response.headers(), SystemTime::now());
-            drain(response).await;
-            return Err(Failed::Status(status, asked));
+            let refusal = drain(response).await;
+            return Reply { status: Some(status), result: Err(Failed::Status(status, asked)), refusal };
         }
-        if request.answer {
-            return read(response).await;
-        }
-        drain(response).await;
-        Ok(Bytes::new())
+        let result = if request.answer { read(response).await } else { Ok(drain(response).await) };
+        Reply { status: Some(status), result, refusal: Bytes::new() }
     }
 
     async fn send(&self, request: &Request) -> Result<Response, reqwest::Error> {
@@ -142,9 +164,9 @@ impl Endpoint {
 }
 
 impl Post for Endpoint {
-    fn post(&self, request: Request) -> BoxFuture<'_, Result<Bytes, Failed>> {
+    fn post(&self, request: Request) -> BoxFuture<'_, Reply> {
         Box::pin(async move {
-            timeout(self.timeout, self.exchange(request)).await.unwrap_or(Err(Failed::Timeout(self.timeout)))
+            timeout(self.timeout, self.exchange(request)).await.unwrap_or_else(|_| Failed::Timeout(self.timeout).into())
         })
     }
 }
@@ -217,11 +239,14 @@ async fn read(mut response: Response) -> Result<Bytes, Failed> {
     Ok(body.freeze())
 }
 
-async fn drain(mut response: Response) {
-    let mut left = MAX_ANSWER;
+/// Reads what nobody wants, so that the connection can be used again; how it begins.
+async fn drain(mut response: Response) -> Bytes {
+    let (mut left, mut first) = (MAX_ANSWER, BytesMut::new());
     // whatever happens here, the answer is known
     let _ = timeout(DRAIN, async {
         while let Ok(Some(chunk)) = response.chunk().await {
+            let room = SHOWN.saturating_sub(first.len()).min(chunk.len());
+            first.extend_from_slice(&chunk[..room]);
             left = left.saturating_sub(chunk.len());
             if left == 0 {
                 break;
@@ -229,4 +254,5 @@ async fn drain(mut response: Response) {
         }
     })
     .await;
+    first.freeze()
 }

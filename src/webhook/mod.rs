@@ -6,13 +6,16 @@ mod body;
 pub mod catalogue;
 mod deliver;
 mod endpoint;
+mod memory;
 mod outbox;
+mod redact;
 pub mod schedule;
 #[allow(dead_code, reason = "used once deliveries are kept per endpoint")]
 mod settings;
 pub mod shown;
 pub mod sign;
 mod stats;
+pub mod store;
 pub mod template;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -20,7 +23,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 pub use body::{CALL_INITIATED, MASKED_DIGIT, render, render_initiated};
 pub use deliver::Webhooks;
 pub use endpoint::{Failed, Unusable};
-pub use outbox::{Due, Full, MemoryOutbox, Outbox, Outcome};
+pub use memory::MemoryOutbox;
+pub use outbox::{Due, Entry, Full, Outbox, Outcome, Phase, Recipient, Report};
+pub use redact::{NotAPath, REDACTED, Redaction};
 use serde::Deserialize;
 pub use settings::{DEFAULT, EndpointConfig, Fault};
 pub use stats::Stats;
@@ -69,6 +74,8 @@ pub struct Config {
     pub concurrency: usize,
     /// Further receivers, by name.
     pub endpoints: BTreeMap<String, EndpointConfig>,
+    /// What of events is replaced before they are stored or sent: the event's type and a path in its payload.
+    pub redact: Vec<String>,
 }
 
 /// Without the secret, and without the credentials that the URL may hold.
@@ -85,6 +92,7 @@ impl fmt::Debug for Config {
             .field("capacity", &self.capacity)
             .field("concurrency", &self.concurrency)
             .field("endpoints", &self.endpoints)
+            .field("redact", &self.redact)
             .finish()
     }
 }
@@ -102,6 +110,7 @@ impl Default for Config {
             capacity: 10_000,
             concurrency: 64,
             endpoints: BTreeMap::new(),
+            redact: Vec::new(),
         }
     }
 }

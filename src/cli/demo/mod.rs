@@ -114,6 +114,8 @@ fn config(url: String) -> Config {
     config.audiosocket.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.http.enabled = false;
     config.webhooks.url = Some(url);
+    // in memory: what the demonstration reports is seen at once and leaves nothing behind
+    config.data_dir = PathBuf::new();
     config.limits.media_threads = 1;
     config
 }

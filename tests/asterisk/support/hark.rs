@@ -6,6 +6,7 @@ use std::time::Duration;
 use hark::app::{App, Summary};
 use hark::config::Config;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -23,6 +24,7 @@ pub struct Hark {
     pub events: Receiver,
     stop: CancellationToken,
     running: JoinHandle<Summary>,
+    _data: TempDir,
 }
 
 impl Hark {
@@ -40,6 +42,8 @@ impl Hark {
         config.http.listen = anywhere;
         config.webhooks.url = Some(events.url.clone());
         config.webhooks.secret = Some(SECRET.to_owned());
+        let data = tempfile::tempdir().expect("a directory for the gateway");
+        config.data_dir = data.path().to_owned();
         config.limits.media_threads = 1;
         config.limits.shutdown_grace_s = 1;
         change(&mut config);
@@ -47,7 +51,7 @@ impl Hark {
         let gateway = Gateway { audiosocket: app.audiosocket_addr(), http: app.http_addr() };
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone()));
-        Self { gateway, events, stop, running }
+        Self { gateway, events, stop, running, _data: data }
     }
 
     pub async fn lab(&self) -> Lab {

@@ -5,7 +5,9 @@ pub mod cascade;
 pub mod connector;
 pub mod gateway;
 pub mod log;
+pub mod postgres;
 pub mod receiver;
+pub mod stores;
 pub mod sts_server;
 
 use std::{sync::Arc, time::Duration};

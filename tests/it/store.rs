@@ -1,0 +1,391 @@
+//! What the store promises, on both databases.
+
+use std::time::{Duration, SystemTime};
+
+use hark::{
+    call::{CallEvent, CallId},
+    webhook::{
+        Entry, Outbox, Outcome, Recipient,
+        store::{Config, Filter, Orphan, State, Store, StoreError},
+    },
+};
+use tempfile::TempDir;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::support::{
+    PATIENCE,
+    postgres::Postgres,
+    stores::{HERE, delivered, done, ended, event, failed, next, nothing_due, open, said, sqlite},
+};
+
+fn soon() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+/// Every promise, on a new file and on a new server each.
+macro_rules! promises {
+    ($($name:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$name(super::sqlite(dir.path())).await;
+            })*
+        }
+        /// One server for all of them, a schema's worth of calls each.
+        #[tokio::test]
+        async fn on_postgres() {
+            let postgres = Postgres::start().await;
+            $({
+                postgres.psql(concat!("CREATE DATABASE ", stringify!($name))).unwrap();
+                let url = postgres.url().replace("/postgres?", concat!("/", stringify!($name), "?"));
+                timeout(3 * PATIENCE, $name(Config { url: Some(url), ..Config::default() })).await.expect(stringify!($name));
+            })*
+        }
+    };
+}
+
+promises!(
+    events_come_in_order_with_numbers_and_survive_a_restart,
+    a_crash_loses_no_event_and_no_lease,
+    a_retry_waits_for_its_time_and_holds_back_its_call_only,
+    each_endpoint_counts_for_itself_and_has_its_own_body,
+    dead_letters_are_listed_shown_and_sent_again,
+    calls_that_were_live_are_handed_out_until_their_end_is_put,
+    announcements_expire_and_are_replaced,
+    secrets_rotate_with_an_overlap,
+    old_deliveries_are_purged_and_numbers_go_on,
+    the_synchronous_attempt_is_a_dead_letter_until_it_is_settled,
+    the_same_event_twice_is_one,
+    many_events_at_once_keep_their_order,
+);
+
+async fn events_come_in_order_with_numbers_and_survive_a_restart(config: Config) {
+    let store = open(&config).await;
+    let (a, b) = (CallId::new(), CallId::new());
+    let entries = [event(a, CallEvent::Started), said(a, "1"), event(b, CallEvent::Started), said(a, "2")];
+    for entry in &entries {
+        store.put(entry.clone()).await.unwrap();
+    }
+    assert_eq!(store.left(), 4);
+    let (first, second) = (next(&store).await, next(&store).await);
+    let (a1, b1) = if first.call == a { (first, second) } else { (second, first) };
+    assert_eq!((a1.id, a1.seq, a1.attempt, &a1.body), (entries[0].id, 1, 1, &entries[0].body));
+    assert_eq!((b1.id, b1.seq, b1.call, b1.uuid), (entries[2].id, 1, b, Uuid::from(b)));
+    nothing_due(&store).await;
+    done(&store, &a1);
+    let a2 = next(&store).await;
+    assert_eq!((a2.id, a2.seq), (entries[1].id, 2));
+    assert!(store.close(soon()).await);
+    drop(store);
+
+    let store = open(&config).await;
+    let mut again = vec![next(&store).await, next(&store).await];
+    again.sort_by_key(|due| due.seq);
+    assert_eq!([&again[0].id, &again[1].id], [&b1.id, &a2.id], "what was handed out and not marked comes again");
+    assert_eq!(again[1].body, entries[1].body);
+    for due in &again {
+        done(&store, due);
+    }
+    let a3 = next(&store).await;
+    assert_eq!((a3.id, a3.seq), (entries[3].id, 3));
+    done(&store, &a3);
+    store.put(said(a, "3")).await.unwrap();
+    assert_eq!(next(&store).await.seq, 4);
+}
+
+async fn a_crash_loses_no_event_and_no_lease(config: Config) {
+    let store = open(&config).await;
+    let call = CallId::new();
+    let entries: Vec<_> = (0..3).map(|n| said(call, n)).collect();
+    for entry in &entries {
+        store.put(entry.clone()).await.unwrap();
+    }
+    let due = next(&store).await;
+    // nothing is given back
+    drop(store);
+    let store = open(&config).await;
+    let begin = Instant::now();
+    let again = next(&store).await;
+    assert!(begin.elapsed() < Duration::from_secs(10), "the lease of a dead owner moved after {:?}", begin.elapsed());
+    assert_eq!(again, due);
+    for entry in &entries {
+        let due = if entry.id == again.id { again.clone() } else { next(&store).await };
+        assert_eq!(due.id, entry.id);
+        done(&store, &due);
+    }
+    assert!(store.close(soon()).await);
+}
+
+async fn a_retry_waits_for_its_time_and_holds_back_its_call_only(config: Config) {
+    let store = open(&config).await;
+    let (a, b) = (CallId::new(), CallId::new());
+    for entry in [said(a, "1"), said(a, "2")] {
+        store.put(entry).await.unwrap();
+    }
+    let first = next(&store).await;
+    let begin = Instant::now();
+    store.mark(&first, Outcome::RetryAfter(Duration::from_millis(400)), failed(503));
+    store.put(said(b, "1")).await.unwrap();
+    let other = next(&store).await;
+    assert_eq!(other.call, b);
+    done(&store, &other);
+    let again = next(&store).await;
+    assert_eq!((again.id, again.attempt, &again.body), (first.id, 2, &first.body));
+    assert!(begin.elapsed() >= Duration::from_millis(390), "came after {:?}", begin.elapsed());
+    store.mark(&again, Outcome::RetryAfter(Duration::from_secs(3600)), failed(503));
+    nothing_due(&store).await;
+    assert!(store.close(soon()).await);
+    drop(store);
+    let store = open(&config).await;
+    nothing_due(&store).await;
+    assert_eq!(store.retry(first.id, None).await.unwrap(), 1, "now, says a person");
+    let third = next(&store).await;
+    assert_eq!((third.id, third.attempt), (first.id, 3));
+    store.mark(&third, Outcome::GivenUp, failed(400));
+    assert_eq!(next(&store).await.seq, 2);
+}
+
+async fn each_endpoint_counts_for_itself_and_has_its_own_body(config: Config) {
+    let store = open(&config).await;
+    let call = CallId::new();
+    let templated = Recipient { endpoint: "other".into(), url: Some("http://h/x".into()), body: Some("{}".into()) };
+    let both = vec![Recipient::plain(HERE.into()), templated];
+    let only = Entry { to: vec![Recipient::plain("other".into())], ..event(call, CallEvent::Started) };
+    let shared = Entry { to: both, ..said(call, "text") };
+    store.put(only).await.unwrap();
+    store.put(shared.clone()).await.unwrap();
+    let here = next(&store).await;
+    assert_eq!((here.seq, &here.body, &here.url), (1, &shared.body, &None));
+    let other = timeout(PATIENCE, store.next("other")).await.unwrap();
+    assert_eq!((other.seq, &*other.kind), (1, "call_started"));
+    done(&store, &other);
+    let other = timeout(PATIENCE, store.next("other")).await.unwrap();
+    assert_eq!((other.seq, &*other.body, other.url.as_deref()), (2, &b"{}"[..], Some("http://h/x")));
+    let counters = store.count().await.unwrap();
+    assert_eq!(counters.pending.into_iter().collect::<Vec<_>>(), [(HERE.to_owned(), 1), ("other".to_owned(), 1)]);
+}
+
+async fn dead_letters_are_listed_shown_and_sent_again(config: Config) {
+    let store = open(&config).await;
+    let call = CallId::new();
+    let entries: Vec<_> = (0..4).map(|n| said(call, n)).collect();
+    for entry in &entries {
+        store.put(entry.clone()).await.unwrap();
+    }
+    for n in 0..3 {
+        let due = next(&store).await;
+        let outcome = if n == 1 { Outcome::Delivered } else { Outcome::GivenUp };
+        store.mark(&due, outcome, if n == 1 { delivered() } else { failed(500) });
+    }
+    let last = next(&store).await;
+    let dead = Filter { state: Some(State::Dead), limit: 10, ..Filter::default() };
+    let listed = store.list(&dead).await.unwrap();
+    assert_eq!(listed.iter().map(|d| d.event).collect::<Vec<_>>(), [entries[2].id, entries[0].id], "the newest first");
+    assert_eq!((listed[0].status, listed[0].attempt, listed[0].seq), (Some(500), 1, 3));
+    assert_eq!(listed[0].error.as_deref(), Some("the receiver answered 500"));
+    let older =
+        Filter { before: Some(entries[2].id), endpoint: Some(HERE.to_owned()), uuid: Some(call.into()), ..dead };
+    assert_eq!(store.list(&older).await.unwrap().len(), 1);
+    assert_eq!(store.count().await.unwrap().dead[HERE], 2);
+
+    // the last one is out; those sent again come before what is behind it, in their order
+    assert_eq!(store.retry_dead(None, SystemTime::UNIX_EPOCH).await.unwrap(), 2);
+    done(&store, &last);
+    for (entry, attempt) in [(&entries[0], 2), (&entries[2], 2)] {
+        let due = next(&store).await;
+        assert_eq!((due.id, due.attempt), (entry.id, attempt));
+        done(&store, &due);
+    }
+    nothing_due(&store).await;
+    let shown = store.show(entries[0].id).await.unwrap().remove(0);
+    assert_eq!((shown.delivery.state, &shown.body), (State::Done, &entries[0].body));
+    let attempts: Vec<_> = shown.attempts.iter().map(|a| (a.number, a.report.status)).collect();
+    assert_eq!(attempts, [(1, Some(500)), (2, Some(204))]);
+    assert_eq!(shown.attempts[0].report, failed(500));
+    assert_eq!(store.retry(entries[1].id, Some(HERE)).await.unwrap(), 1, "a delivered one, once more");
+    assert_eq!(next(&store).await.id, entries[1].id);
+    assert_eq!(store.retry(entries[1].id, Some("nowhere")).await.unwrap(), 0);
+}
+
+async fn calls_that_were_live_are_handed_out_until_their_end_is_put(config: Config) {
+    let store = open(&config).await;
+    let (over, live) = (CallId::new(), CallId::new());
+    for entry in [event(over, CallEvent::Started), event(live, CallEvent::Started), ended(over)] {
+        store.put(entry).await.unwrap();
+    }
+    drop(store);
+    let orphan = Orphan { call: live, uuid: live.into() };
+    for _ in 0..2 {
+        let store = open(&config).await;
+        assert_eq!(timeout(PATIENCE, store.orphan()).await.unwrap(), Some(orphan), "not closed: handed out again");
+    }
+    let store = open(&config).await;
+    assert_eq!(timeout(PATIENCE, store.orphan()).await.unwrap(), Some(orphan));
+    store.put(ended(live)).await.unwrap();
+    assert!(store.close(soon()).await);
+    drop(store);
+    let store = open(&config).await;
+    assert!(timeout(Duration::from_millis(50), store.orphan()).await.is_err());
+}
+
+async fn announcements_expire_and_are_replaced(config: Config) {
+    let store = open(&config).await;
+    let (uuid, hour) = (Uuid::now_v7(), Duration::from_secs(3600));
+    assert_eq!(store.announced(uuid).await.unwrap(), None);
+    store.announce(uuid, "{}".to_owned(), hour).await.unwrap();
+    store.announce(uuid, r#"{"a":1}"#.to_owned(), hour).await.unwrap();
+    assert_eq!(store.announced(uuid).await.unwrap().as_deref(), Some(r#"{"a":1}"#));
+    store.announce(uuid, "{}".to_owned(), Duration::ZERO).await.unwrap();
+    assert_eq!(store.announced(uuid).await.unwrap(), None);
+}
+
+async fn secrets_rotate_with_an_overlap(config: Config) {
+    let store = open(&config).await;
+    let names = |secrets: Vec<hark::webhook::store::Secret>| {
+        secrets.into_iter().map(|secret| (secret.secret, secret.expires_at.is_some())).collect::<Vec<_>>()
+    };
+    assert_eq!(names(store.ensure_secret(HERE, "one").await.unwrap()), [("one".to_owned(), false)]);
+    assert_eq!(names(store.ensure_secret(HERE, "other").await.unwrap()), [("one".to_owned(), false)]);
+    store.rotate_secret(HERE, "two", Duration::from_secs(3600)).await.unwrap();
+    let both = [("two".to_owned(), false), ("one".to_owned(), true)];
+    assert_eq!(names(store.secrets(HERE).await.unwrap()), both);
+    store.rotate_secret(HERE, "three", Duration::from_secs(3600)).await.unwrap();
+    let both = [("three".to_owned(), false), ("two".to_owned(), true)];
+    assert_eq!(names(store.secrets(HERE).await.unwrap()), both);
+    assert_eq!(names(store.secrets("other").await.unwrap()), []);
+    assert!(!format!("{:?}", store.secrets(HERE).await.unwrap()).contains("three"));
+
+    store.set_disabled(HERE, Some("410")).await.unwrap();
+    assert_eq!(store.disabled().await.unwrap()[0].reason, "410");
+    store.set_disabled(HERE, None).await.unwrap();
+    assert_eq!(store.disabled().await.unwrap(), []);
+}
+
+async fn old_deliveries_are_purged_and_numbers_go_on(config: Config) {
+    let store = open(&config).await;
+    let call = CallId::new();
+    let entries: Vec<_> = (0..3).map(|n| said(call, n)).collect();
+    for entry in &entries {
+        store.put(entry.clone()).await.unwrap();
+    }
+    let due = next(&store).await;
+    done(&store, &due);
+    let due = next(&store).await;
+    store.mark(&due, Outcome::GivenUp, failed(404));
+    let waiting = next(&store).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let hour = Duration::from_secs(3600);
+    assert_eq!(store.purge(hour, hour).await.unwrap(), 0);
+    assert_eq!(store.purge(Duration::ZERO, hour).await.unwrap(), 1);
+    assert_eq!(store.show(entries[0].id).await.unwrap(), []);
+    assert_eq!(store.purge(Duration::ZERO, Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(store.show(entries[1].id).await.unwrap(), []);
+    done(&store, &waiting);
+    store.put(said(call, "x")).await.unwrap();
+    assert_eq!(next(&store).await.seq, 4);
+}
+
+async fn the_synchronous_attempt_is_a_dead_letter_until_it_is_settled(config: Config) {
+    let store = open(&config).await;
+    let call = CallId::new();
+    let asked = said(call, "call_initiated");
+    assert_eq!(store.put_settled(asked.clone()).await.unwrap(), 1);
+    let state = async || store.show(asked.id).await.unwrap()[0].delivery.state;
+    assert_eq!(state().await, State::Dead);
+    nothing_due(&store).await;
+    store.put(event(call, CallEvent::Started)).await.unwrap();
+    assert_eq!(next(&store).await.seq, 2, "it holds nothing back");
+    store.settle(asked.id, HERE, Outcome::Delivered, delivered()).await.unwrap();
+    assert_eq!(state().await, State::Done);
+    assert_eq!(store.show(asked.id).await.unwrap()[0].attempts.len(), 1);
+}
+
+async fn the_same_event_twice_is_one(config: Config) {
+    let store = open(&config).await;
+    let call = CallId::new();
+    let entry = said(call, "once");
+    store.put(entry.clone()).await.unwrap();
+    store.put(entry.clone()).await.unwrap();
+    let due = next(&store).await;
+    done(&store, &due);
+    done(&store, &due);
+    nothing_due(&store).await;
+    store.put(said(call, "2")).await.unwrap();
+    assert_eq!(next(&store).await.seq, 2);
+}
+
+async fn many_events_at_once_keep_their_order(config: Config) {
+    let store = open(&config).await;
+    let calls: Vec<_> = (0..50).map(|_| CallId::new()).collect();
+    let entries: Vec<_> = (0..3_000).map(|n| said(calls[n * 7 % calls.len()], n)).collect();
+    let puts: Vec<_> = entries.iter().map(|entry| store.put(entry.clone())).collect();
+    futures_util::future::try_join_all(puts).await.unwrap();
+    let mut seen = std::collections::HashMap::<CallId, Vec<_>>::new();
+    for _ in 0..entries.len() {
+        let due = next(&store).await;
+        let lane = seen.entry(due.call).or_default();
+        lane.push(due.id);
+        assert_eq!(due.seq, lane.len() as u64);
+        done(&store, &due);
+    }
+    for call in calls {
+        let expected: Vec<_> = entries.iter().filter(|entry| entry.call == call).map(|entry| entry.id).collect();
+        assert_eq!(seen[&call], expected);
+    }
+    assert_eq!(store.left(), 0);
+}
+
+#[tokio::test]
+async fn a_data_directory_has_one_owner_and_the_refusal_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&sqlite(dir.path())).await;
+    let refused = Store::open(&sqlite(dir.path())).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Locked { pid, .. } if *pid == std::process::id().to_string()),
+        "{refused:?}"
+    );
+    assert!(refused.needs_a_person() && refused.to_string().contains("HARK_DATA_DIR"), "{refused}");
+    assert!(store.close(soon()).await);
+    open(&sqlite(dir.path())).await;
+}
+
+#[tokio::test]
+async fn names_of_directories_may_hold_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join("a b?c#d%41é&e=f");
+    let store = open(&sqlite(&odd)).await;
+    store.put(said(CallId::new(), "x")).await.unwrap();
+    assert!(odd.join("hark.db").exists());
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused_with_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("hark.db"),
+        "this is not a database, but it is long enough to look like a file".repeat(100),
+    )
+    .unwrap();
+    let refused = Store::open(&sqlite(dir.path())).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Corrupt(_)) && refused.needs_a_person(), "{refused:?}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let refused = Store::open(&sqlite(file.path())).await.unwrap_err();
+    assert_eq!(refused.code(), "store.directory");
+}
+
+#[tokio::test]
+async fn a_database_of_a_later_version_is_refused() {
+    let dir: TempDir = tempfile::tempdir().unwrap();
+    let store = open(&sqlite(dir.path())).await;
+    assert!(store.close(soon()).await);
+    drop(store);
+    let url = format!("sqlite://{}", dir.path().join("hark.db").display());
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'x', 1, x'00', 0)";
+    sqlx::query(later).execute(&mut connection).await.unwrap();
+    drop(connection);
+    let refused = Store::open(&sqlite(dir.path())).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Version(_)) && refused.needs_a_person(), "{refused:?}");
+}
