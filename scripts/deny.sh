@@ -27,6 +27,8 @@ if ! command -v cargo-deny >/dev/null; then
   [ "${HARK_INSTALL_DENY:-1}" != 0 ] || unchecked "licences and advisories" "cargo-deny is not installed, and HARK_INSTALL_DENY is 0"
   (install) || unchecked "licences and advisories" "cargo-deny could not be installed (see above); cargo install --locked cargo-deny by hand"
 fi
+# the list of crates names some that are not built here
+cargo fetch --locked --quiet
 cargo deny --locked --offline check --hide-inclusion-graph licenses bans sources
 if ! cargo deny --locked fetch db >/dev/null 2>&1; then
   unchecked "advisories (licences are fine)" "the database of advisories is out of reach from here"

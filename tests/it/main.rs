@@ -11,6 +11,7 @@ mod cascade_turns;
 mod cascade_ws;
 mod cli;
 mod config;
+mod durable;
 mod fuzz_smoke;
 mod hostile;
 mod image;

@@ -18,8 +18,9 @@ use crate::{
     webhook::{Due, Entry, Outcome, Phase, Report},
 };
 
-/// Rows of one statement: SQLite takes 32,766 values, PostgreSQL 65,535.
-const ROWS: usize = 500;
+/// Rows of one statement. A full one is prepared once; SQLite looks every placeholder up among all others of its statement, so that
+/// many more rows cost more than they spare.
+const ROWS: usize = 64;
 
 type Result<T> = std::result::Result<T, sqlx::Error>;
 
@@ -47,7 +48,7 @@ fn in_chunks<T>(
 ) -> Vec<Statement> {
     let statement = |chunk: &[T]| {
         let text = sql(&rows(chunk.len(), columns, first));
-        chunk.iter().fold(before(statement(text, chunk.len() == 1)), &bind)
+        chunk.iter().fold(before(statement(text, matches!(chunk.len(), 1 | ROWS))), &bind)
     };
     items.chunks(ROWS).map(statement).collect()
 }

@@ -11,6 +11,7 @@ use hark::{
     audio::{Frame, Rate},
     config::Config,
 };
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
@@ -27,6 +28,7 @@ pub struct Gateway {
     pub audiosocket: SocketAddr,
     http: SocketAddr,
     _task: AbortOnDropHandle<()>,
+    _data: TempDir,
 }
 
 impl Gateway {
@@ -42,13 +44,15 @@ impl Gateway {
         config.http.listen = (Ipv4Addr::LOCALHOST, 0).into();
         config.limits.media_threads = 1;
         config.agent.sts_url = Some(sts.to_string());
+        let data = tempfile::tempdir().unwrap();
+        config.data_dir = data.path().to_owned();
         change(&mut config);
         let app = App::bind(config).await.unwrap();
         let (audiosocket, http) = (app.audiosocket_addr(), app.http_addr().unwrap());
         let task = tokio::spawn(async move {
             app.run(CancellationToken::new()).await;
         });
-        Self { audiosocket, http, _task: AbortOnDropHandle::new(task) }
+        Self { audiosocket, http, _task: AbortOnDropHandle::new(task), _data: data }
     }
 
     /// The number that `/metrics` shows under `name` (with its labels, if it has any); 0 when it shows none.
