@@ -227,7 +227,7 @@ async fn drain(store: &Store, model: &mut Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, max_shrink_time: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn nothing_is_lost_reordered_or_numbered_with_gaps(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
