@@ -150,6 +150,8 @@ impl App {
             metrics: Arc::clone(&metrics),
             allow_hosts: config.routing.allow_hosts.clone().into(),
             sts_url: config.agent.sts_url.as_deref().filter(|url| *url != "builtin:").map(Into::into),
+            store: store.clone(),
+            token: config.http.token.clone().filter(|token| !token.is_empty()),
         };
         let (sender, events) = mpsc::channel(EVENTS);
         let calls = Arc::new(Calls {

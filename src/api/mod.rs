@@ -1,12 +1,14 @@
-//! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`.
+//! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`, `/api/webhooks`.
 
 mod announce;
 mod ready;
 mod routes;
 mod server;
 mod sts_url;
+mod webhooks;
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
@@ -19,7 +21,43 @@ use serde::Deserialize;
 pub use server::{bind, serve};
 pub use sts_url::with_parameters;
 
-use crate::{net, session::Announcements, telemetry::metrics::Metrics, webhook::Webhooks};
+use crate::{
+    net,
+    session::Announcements,
+    telemetry::metrics::Metrics,
+    webhook::{Webhooks, store::Store},
+};
+
+/// What whoever asks `/api` has to know. Never shown by `{:?}`.
+#[derive(Clone, Deserialize)]
+#[serde(from = "String")]
+pub struct Token(Arc<str>);
+
+impl From<String> for Token {
+    fn from(token: String) -> Self {
+        Self(token.into())
+    }
+}
+
+impl Token {
+    /// Whether `given` is it, in a time that does not tell how much of it is right.
+    fn is(&self, given: &[u8]) -> bool {
+        let digest = |bytes: &[u8]| ring::digest::digest(&ring::digest::SHA256, bytes);
+        digest(given).as_ref() == digest(self.0.as_bytes()).as_ref()
+    }
+
+    /// Whether there is nothing to know.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
 
 /// What the routes work on.
 #[derive(Debug)]
@@ -36,6 +74,10 @@ pub struct State<A> {
     pub allow_hosts: Arc<[net::Pattern]>,
     /// Speech-to-speech service of all calls; `None`: calls go through recognition, language model and synthesis.
     pub sts_url: Option<Arc<str>>,
+    /// Where events are kept, for `/api/webhooks`.
+    pub store: Option<Store>,
+    /// What `/api` wants to be told; `None`: it answers on loopback only.
+    pub token: Option<Token>,
 }
 
 impl<A> Clone for State<A> {
@@ -47,6 +89,8 @@ impl<A> Clone for State<A> {
             metrics: Arc::clone(&self.metrics),
             allow_hosts: Arc::clone(&self.allow_hosts),
             sts_url: self.sts_url.clone(),
+            store: self.store.clone(),
+            token: self.token.clone(),
         }
     }
 }
@@ -62,6 +106,8 @@ impl<A: Announcements> State<A> {
             metrics: Arc::default(),
             allow_hosts: Arc::default(),
             sts_url: None,
+            store: None,
+            token: None,
         }
     }
 }
@@ -76,6 +122,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Networks that may connect; empty = everybody who can reach the listener.
     pub allow: Vec<IpNet>,
+    /// Bearer token that `/api` wants; unset = it answers on loopback only.
+    pub token: Option<Token>,
     /// How long an announced call is remembered, in s.
     pub announcement_ttl_s: u64,
     /// Announced calls remembered at once, and never more of them than fit in 64 MB; the oldest goes first.
@@ -88,6 +136,7 @@ impl Default for Config {
             enabled: true,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6001),
             allow: Vec::new(),
+            token: None,
             announcement_ttl_s: 600,
             max_announcements: 10_000,
         }

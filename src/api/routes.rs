@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::{debug, error, warn};
 
-use super::{State, announce};
+use super::{State, announce, webhooks};
 use crate::{session::Announcements, telemetry::metrics, webhook::shown};
 
 /// Largest body of a request.
@@ -24,8 +24,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// `POST /call` requests under way at once.
 const MAX_CALLS: usize = 256;
 
-struct Shared<A> {
-    state: State<A>,
+pub(super) struct Shared<A> {
+    pub(super) state: State<A>,
     calls: Arc<Semaphore>,
 }
 
@@ -38,6 +38,7 @@ pub(super) fn router<A: Announcements>(state: State<A>) -> Router {
         .route("/ready", get(ready::<A>))
         .route("/metrics", get(show_metrics::<A>))
         .route("/call", post(call::<A>))
+        .merge(webhooks::router(Arc::clone(&shared)))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED, "wrong method for this route") })
         .with_state(shared)
@@ -94,7 +95,7 @@ async fn take_call<A: Announcements>(shared: Arc<Shared<A>>, body: Body) -> Resu
     })
 }
 
-async fn read(body: Body) -> Result<axum::body::Bytes, Response> {
+pub(super) async fn read(body: Body) -> Result<axum::body::Bytes, Response> {
     match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(reason)) => {
@@ -118,6 +119,6 @@ async fn read(body: Body) -> Result<axum::body::Bytes, Response> {
     }
 }
 
-fn refuse(status: StatusCode, message: &str) -> Response {
+pub(super) fn refuse(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"message": message}))).into_response()
 }

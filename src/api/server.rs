@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use super::{Config, State, routes};
+use super::{Config, State, routes, webhooks::Peer};
 use crate::session::Announcements;
 
 /// Connections at once; further ones wait in the kernel.
@@ -90,7 +90,8 @@ async fn accept(
             );
             continue;
         }
-        let connection = connection(stream, router.clone(), shutdown.clone());
+        let router = router.clone().layer(Extension(Peer(peer)));
+        let connection = connection(stream, router, shutdown.clone());
         connections.spawn(async move {
             let _slot = slot;
             connection.await;

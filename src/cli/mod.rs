@@ -6,6 +6,7 @@ pub mod completions;
 pub mod demo;
 pub mod phone;
 pub mod serve;
+pub mod webhooks;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -59,6 +60,11 @@ pub enum Command {
     /// Starts a gateway with the embedded agent on loopback, calls it over a real AudioSocket with recorded human speech and two keys,
     /// prints what happens as it happens (who speaks, the events a webhook receiver gets, how long answers take), and saves the call.
     Demo(demo::Args),
+    /// See what became of webhook events, and send them again
+    ///
+    /// Lists what was delivered, what waits and what was given up (dead letters), with the receivers' answers; sends events again; shows
+    /// and changes the secrets that requests are signed with. Works on the database of a gateway, whether that one runs or not.
+    Webhooks(webhooks::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -71,6 +77,7 @@ impl Command {
             Self::Check(args) => check::run(args).await,
             Self::Call(args) => call::run(args).await,
             Self::Demo(args) => demo::run(args).await,
+            Self::Webhooks(args) => webhooks::run(args).await,
             Self::Completions(args) => completions::run(&args),
         }
     }

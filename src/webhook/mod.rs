@@ -78,6 +78,19 @@ pub struct Config {
     pub redact: Vec<String>,
 }
 
+impl Config {
+    /// The signing secret that the configuration gives an endpoint.
+    #[must_use]
+    pub fn configured_secret(&self, endpoint: &str) -> Option<&str> {
+        let secret = if endpoint == DEFAULT {
+            self.signing_secret.as_deref()
+        } else {
+            self.endpoints.get(endpoint).and_then(|endpoint| endpoint.signing_secret.as_deref())
+        };
+        secret.filter(|secret| !secret.is_empty())
+    }
+}
+
 /// Without the secret, and without the credentials that the URL may hold.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

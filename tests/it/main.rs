@@ -25,3 +25,4 @@ mod sts_http;
 mod sts_network;
 mod support;
 mod webhook;
+mod webhook_admin;

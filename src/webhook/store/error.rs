@@ -17,6 +17,12 @@ pub enum StoreError {
         /// Who says so in the lock file.
         pid: String,
     },
+    /// There is no database to look into.
+    #[error("there is no database in {} yet; has a gateway that sends webhooks run with this HARK_DATA_DIR?", .path.display())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The data directory cannot be used.
     #[error("the data directory {} cannot be used: {reason}; make it writable for this user, or set HARK_DATA_DIR", .path.display())]
     Directory {
@@ -73,6 +79,7 @@ impl StoreError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Locked { .. } => "store.locked",
+            Self::Missing { .. } => "store.missing",
             Self::Directory { .. } => "store.directory",
             Self::Url(_) => "store.url",
             Self::Version(_) => "store.version",
@@ -95,6 +102,7 @@ impl StoreError {
         matches!(
             self,
             Self::Locked { .. }
+                | Self::Missing { .. }
                 | Self::Directory { .. }
                 | Self::Url(_)
                 | Self::Version(_)

@@ -11,6 +11,8 @@ mod housekeeping;
 mod owner;
 mod queue;
 mod secrets;
+pub mod view;
+mod visit;
 mod writer;
 
 use std::{
@@ -172,8 +174,27 @@ impl Store {
                 (Db::sqlite(config)?, Some(lock))
             }
         };
+        let (core, orphaned) = Self::core(db, config);
+        let cancel = CancellationToken::new();
+        let mut writer = Writer::new(Arc::clone(&core), lock, cancel.clone());
+        match writer.connect().await {
+            Ok(()) => info!("events are kept in {}", core.db.shown),
+            Err(error) if error.needs_a_person() => {
+                cancel.cancel();
+                return Err(error);
+            }
+            Err(error) => {
+                warn!(code = error.code(), "events are kept in memory until {} works: {error}", core.db.shown);
+                core.health.send_replace(Some(error));
+            }
+        }
+        tokio::spawn(cancel.clone().run_until_cancelled_owned(housekeeping::run(Arc::clone(&core))));
+        Ok(Self::start(core, writer, orphaned, cancel))
+    }
+
+    fn core(db: Db, config: &Config) -> (Arc<Core>, mpsc::UnboundedReceiver<Orphan>) {
         let (orphans, orphaned) = mpsc::unbounded_channel();
-        let core = Arc::new(Core {
+        let core = Core {
             db,
             clock: Clock::new(),
             owner: Uuid::now_v7(),
@@ -189,29 +210,23 @@ impl Store {
             left: AtomicI64::new(0),
             changes: AtomicU64::new(0),
             lost: AtomicU64::new(0),
-        });
-        let cancel = CancellationToken::new();
-        let mut writer = Writer::new(Arc::clone(&core), lock, cancel.clone());
-        match writer.connect().await {
-            Ok(()) => info!("events are kept in {}", core.db.shown),
-            Err(error) if error.needs_a_person() => {
-                cancel.cancel();
-                return Err(error);
-            }
-            Err(error) => {
-                warn!(code = error.code(), "events are kept in memory until {} works: {error}", core.db.shown);
-                core.health.send_replace(Some(error));
-            }
-        }
-        let writer = tokio::spawn(writer.run());
-        tokio::spawn(cancel.clone().run_until_cancelled_owned(housekeeping::run(Arc::clone(&core))));
+        };
+        (Arc::new(core), orphaned)
+    }
+
+    fn start(
+        core: Arc<Core>,
+        writer: Writer,
+        orphaned: mpsc::UnboundedReceiver<Orphan>,
+        cancel: CancellationToken,
+    ) -> Self {
         let running = Running {
-            writer: Mutex::new(Some(writer)),
+            writer: Mutex::new(Some(tokio::spawn(writer.run()))),
             orphans: Mutex::new(Some(orphaned)),
             cancel: cancel.clone(),
             _guard: cancel.drop_guard(),
         };
-        Ok(Self { core, running: Arc::new(running) })
+        Self { core, running: Arc::new(running) }
     }
 
     /// What is wrong with the database, if something is; calls and events go on all the same.

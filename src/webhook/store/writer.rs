@@ -60,6 +60,11 @@ impl Writer {
         }
     }
 
+    /// For somebody who owns nothing: neither makes tables nor takes anything over.
+    pub fn visitor(core: Arc<Core>, cancel: CancellationToken) -> Self {
+        Self { registered: true, ..Self::new(core, None, cancel) }
+    }
+
     /// Makes the connection where there is none; the first time, prepares the database and takes over from the dead.
     pub async fn connect(&mut self) -> Result<(), StoreError> {
         if self.connection.is_some() {

@@ -26,7 +26,7 @@ use super::{PATIENCE, client};
 /// A gateway; gone when dropped.
 pub struct Gateway {
     pub audiosocket: SocketAddr,
-    http: SocketAddr,
+    pub http: SocketAddr,
     _task: AbortOnDropHandle<()>,
     _data: TempDir,
 }
