@@ -224,7 +224,8 @@ impl Config {
             notices,
             settings: merged.settings(&schema),
         };
-        let config = validate::validate(config, &merged, &mut faults);
+        let mut config = validate::validate(config, &merged, &mut faults);
+        config.webhooks.allow_hosts.clone_from(&config.routing.allow_hosts);
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 }

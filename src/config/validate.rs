@@ -215,6 +215,13 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 fn notices(config: &mut Config, merged: &Merged) {
+    if config.webhooks.tries_once() {
+        config.notices.push(
+            "webhook events that fail are tried once and then kept as dead letters: set WEBHOOK_RETRY=durable to have them tried again \
+             for hours"
+                .to_owned(),
+        );
+    }
     let agent = &config.agent;
     if agent.sts_url.is_some() {
         for (key, url) in

@@ -66,7 +66,12 @@ fn millis(time: Duration) -> u64 {
 /// The body of `call_initiated`; `payload` is that of `POST /call`.
 #[must_use]
 pub fn render_initiated(uuid: Uuid, payload: &Map<String, Value>, at: SystemTime) -> Bytes {
-    write(uuid, CALL_INITIATED, at, Payload::Free(payload))
+    render_free(uuid, CALL_INITIATED, payload, at)
+}
+
+/// The body of an event with any payload.
+pub(super) fn render_free(uuid: Uuid, kind: &str, payload: &Map<String, Value>, at: SystemTime) -> Bytes {
+    write(uuid, kind, at, Payload::Free(payload))
 }
 
 fn write(uuid: Uuid, r#type: &str, at: SystemTime, payload: Payload<'_>) -> Bytes {
@@ -76,7 +81,7 @@ fn write(uuid: Uuid, r#type: &str, at: SystemTime, payload: Payload<'_>) -> Byte
 }
 
 /// `2026-01-01T12:00:00.000Z`, as JavaScript's `toISOString` writes it; a clock outside the years 0 to 9999 reads as 1970.
-fn timestamp(at: SystemTime) -> String {
+pub(super) fn timestamp(at: SystemTime) -> String {
     let millis = match at.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => i128::try_from(since.as_millis()).unwrap_or_default(),
         Err(before) => -i128::try_from(before.duration().as_millis()).unwrap_or_default(),

@@ -1,34 +1,39 @@
-//! Delivery: takes events out of the outbox as their turn comes, posts them, and decides about another attempt.
+//! The way to the receivers: who is to get an event, rendered once; the outbox; the answer to an announced call.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use http::HeaderValue;
-use reqwest::Client;
 use serde_json::{Map, Value};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, OnceCell},
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Config, DEFAULT, Due, Entry, Failed, Full, MemoryOutbox, Outbox, Outcome, Recipient, Redaction, Report, Stats,
-    Unusable, body, catalogue,
-    endpoint::{self, Endpoint, Post, Reply, Request},
-    schedule::{Schedule, Verdict},
+    Config, DEFAULT, Due, Entry, Failed, Full, MemoryOutbox, Outbox, Outcome, Phase, Recipient, Redaction, Report,
+    Stats, Unusable, body,
+    catalogue::{CALL_COMPLETED, ENDPOINT_DISABLED, SERVICE_FAILED},
+    endpoint::{Clients, Endpoint, Post, Request},
+    receiver::{Receiver, tag},
+    report::{Calls, Known},
+    settings::{Ready, Target},
     shown,
+    sign::{EndpointStore, Keyring},
+    template::Context,
 };
-use crate::call::{Envelope, EventId};
+use crate::call::{CallEvent, CallId, Envelope, EventId};
 
 /// A full outbox is reported at most this often.
 const LOUD_EVERY: Duration = Duration::from_secs(10);
 
-/// The way to the webhook receiver: cheap to clone, shared by everybody who has something to report.
+/// The way to the webhook receivers: cheap to clone, shared by everybody who has something to report.
 ///
 /// With no URL, or one that cannot work, it takes everything and sends nothing.
 #[derive(Clone)]
@@ -42,19 +47,14 @@ impl std::fmt::Debug for Webhooks {
     }
 }
 
-struct Shared {
-    receiver: Option<Receiver>,
-    stats: Arc<Stats>,
-    cancel: CancellationToken,
-}
-
-struct Receiver {
-    name: Arc<str>,
+pub(super) struct Shared {
+    pub receivers: Vec<Arc<Receiver>>,
+    pub outbox: Arc<dyn Outbox>,
+    pub stats: Arc<Stats>,
+    pub cancel: CancellationToken,
     redaction: Redaction,
-    outbox: Arc<dyn Outbox>,
-    post: Arc<dyn Post>,
-    schedule: Schedule,
-    stats: Arc<Stats>,
+    /// `None`: nobody wants to know what happened on a call as a whole.
+    calls: Option<Calls>,
     /// An event has left the outbox.
     settled: Notify,
     loud: Mutex<Loud>,
@@ -70,74 +70,105 @@ struct Loud {
 impl Webhooks {
     /// Starts delivery from an outbox in memory, on the current runtime, until `cancel`.
     ///
-    /// `client` should come from [`super::client_builder`].
+    /// The clients should come from [`super::client_builder`].
     #[must_use]
-    pub fn start(config: &Config, client: Client, tracker: &TaskTracker, cancel: CancellationToken) -> Self {
-        Self::with_outbox(config, client, Arc::new(MemoryOutbox::new(config.capacity)), tracker, cancel)
+    pub fn start(
+        config: &Config,
+        clients: impl Into<Clients>,
+        tracker: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self::with_outbox(config, clients, Arc::new(MemoryOutbox::new(config.capacity)), tracker, cancel)
     }
 
     /// Starts delivery from `outbox`.
     #[must_use]
     pub fn with_outbox(
         config: &Config,
-        client: Client,
+        clients: impl Into<Clients>,
         outbox: Arc<dyn Outbox>,
         tracker: &TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
-        match config.check().and_then(|()| Endpoint::new(config, client)) {
-            Ok(Some(endpoint)) => {
-                info!("Webhook events go to {}", endpoint.shown());
-                Self::run(config, outbox, Arc::new(endpoint), tracker, cancel)
-            }
-            Ok(None) => Self::disabled(),
-            Err(reason) => {
-                error!(code = "webhook.unusable", "No webhook events will be sent: {reason}");
-                Self::disabled()
-            }
+        Self::with_store(config, clients, (outbox, None), tracker, cancel)
+    }
+
+    /// Starts delivery from an outbox, with what `store` keeps of the endpoints themselves.
+    #[must_use]
+    pub fn with_store(
+        config: &Config,
+        clients: impl Into<Clients>,
+        (outbox, store): (Arc<dyn Outbox>, Option<Arc<dyn EndpointStore>>),
+        tracker: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> Self {
+        let clients = clients.into();
+        let mut receivers = Vec::new();
+        for (name, ready) in config.receivers() {
+            let ready = match ready {
+                Ok(ready) => ready,
+                Err(reason) => {
+                    error!(endpoint = %name, code = "webhook.unusable", "No webhook events will be sent: {reason}");
+                    continue;
+                }
+            };
+            info!("Webhook events go to {}", ready.target);
+            let keyring = ready.keys.clone().map(Keyring::new).unwrap_or_default();
+            let agent_id = config.agent_id.as_deref().and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok());
+            let endpoint = Endpoint::new(&ready, agent_id, &clients, keyring.clone(), config.allow_hosts.clone());
+            receivers.push(receiver(&name, ready, Arc::new(endpoint), keyring, store.clone()));
         }
+        Self::run(config, receivers, outbox, tracker, cancel)
     }
 
     /// Takes everything and sends nothing.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { shared: Arc::new(Shared { receiver: None, stats: Arc::default(), cancel: CancellationToken::new() }) }
+        let (config, outbox) = (Config::default(), Arc::new(MemoryOutbox::new(1)));
+        Self { shared: Arc::new(Shared::new(&config, Vec::new(), outbox, CancellationToken::new())) }
     }
 
-    fn run(
+    pub(super) fn run(
         config: &Config,
+        receivers: Vec<Receiver>,
         outbox: Arc<dyn Outbox>,
-        post: Arc<dyn Post>,
         tracker: &TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
-        let stats = Arc::new(Stats::default());
-        let receiver = Receiver {
-            name: DEFAULT.into(),
-            // checked before
-            redaction: Redaction::parse(&config.redact).unwrap_or_default(),
-            outbox,
-            post,
-            schedule: Schedule::new(config.retry, Duration::from_millis(config.backoff_ms)),
-            stats: Arc::clone(&stats),
-            settled: Notify::new(),
-            loud: Mutex::default(),
-        };
-        let shared = Arc::new(Shared { receiver: Some(receiver), stats, cancel });
-        tracker.spawn(dispatch(Arc::clone(&shared), tracker.clone(), config.concurrency.max(1)));
+        let receivers: Vec<_> = receivers.into_iter().map(Arc::new).collect();
+        let shared = Arc::new(Shared::new(config, receivers.clone(), outbox, cancel.clone()));
+        for receiver in receivers {
+            if receiver.store.is_some() {
+                let (cancel, receiver) = (cancel.clone(), Arc::clone(&receiver));
+                tracker.spawn(async move { cancel.run_until_cancelled(receiver.follow()).await });
+            }
+            let dispatch = receiver.dispatch(Arc::clone(&shared), tracker.clone());
+            tracker.spawn(cancel.clone().run_until_cancelled_owned(dispatch));
+        }
         Self { shared }
     }
 
     /// Whether there is a receiver at all.
     #[must_use]
     pub fn enabled(&self) -> bool {
-        self.shared.receiver.is_some()
+        !self.shared.receivers.is_empty()
     }
 
     /// The counts, which go on counting.
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.shared.stats)
+    }
+
+    /// Notes what `POST /call` said about a call that begins, for its report and for templates.
+    pub fn describe(&self, call: CallId, metadata: &Map<String, Value>) {
+        if let Some(calls) = &self.shared.calls {
+            let mut metadata = Value::from(metadata.clone());
+            self.shared.redaction.apply_to(body::CALL_INITIATED, &mut metadata);
+            if let Value::Object(metadata) = metadata {
+                calls.describe(call, metadata);
+            }
+        }
     }
 
     /// Takes an event for delivery.
@@ -157,48 +188,70 @@ impl Webhooks {
         }
     }
 
+    /// Reports a call that was refused before it became one: `call_completed`, for who wants it.
+    pub async fn refused(&self, call: CallId, uuid: Uuid, code: &str) {
+        if let Some(calls) = &self.shared.calls {
+            let report = calls.refused(call, uuid).report(Some(code));
+            let _ = self.shared.free(CALL_COMPLETED, (call, uuid), &report, |_| true).await;
+        }
+    }
+
+    /// Reports a service that a call to come was not given, for who wants it.
+    pub async fn service_refused(&self, uuid: Uuid, code: &str, message: &str) {
+        let payload = Map::from_iter([("code".to_owned(), code.into()), ("message".to_owned(), message.into())]);
+        let _ = self.shared.free(SERVICE_FAILED, (CallId::new(), uuid), &payload, |_| true).await;
+    }
+
     /// Gives an event its place in the order; resolves once it is as safe as the outbox can make it.
     fn place(&self, envelope: &Envelope) -> impl Future<Output = Result<(), Full>> + use<> {
         let shared = Arc::clone(&self.shared);
-        let wanted = catalogue::CONTRACT.contains(&envelope.event.kind());
-        let placed = shared.receiver.as_ref().filter(|_| wanted).map(|receiver| {
-            let mut entry = Entry::of(envelope, vec![Recipient::plain(Arc::clone(&receiver.name))]);
-            entry.body = receiver.redaction.apply(&entry.kind, entry.body);
-            let placed = receiver.outbox.put(entry);
-            receiver.count();
-            placed
-        });
+        // both are in their places before anybody waits: nothing comes between the end of a call and its report
+        let (event, report) = shared.entries(envelope);
+        let event = event.map(|entry| shared.give(entry));
+        let report = report.map(|entry| shared.give(entry));
         async move {
-            let (Some(placed), Some(receiver)) = (placed, &shared.receiver) else { return Ok(()) };
-            let result = placed.await;
-            if let Err(full) = result {
-                receiver.lost(full);
+            let result = match event {
+                Some(placed) => shared.placed(placed.await),
+                None => Ok(()),
+            };
+            if let Some(report) = report {
+                // counted and reported
+                let _ = shared.placed(report.await);
             }
             result
         }
     }
 
-    /// Asks the receiver about an announced call (`call_initiated`) and waits for its JSON answer.
+    /// Asks the receiver of `WEBHOOK_URL` about an announced call (`call_initiated`) and waits for its JSON answer.
     ///
-    /// One attempt with its own time-out, beside the queue: no event of any call waits for it.
+    /// One attempt with its own time-out, beside the queue: no event of any call waits for it. Other receivers get the event by the
+    /// ordinary way, with the same identity.
     ///
     /// # Errors
     /// Whatever kept a usable answer from coming. It has been logged; the call is to go on without.
     pub async fn initiate(&self, uuid: Uuid, payload: &Map<String, Value>) -> Result<Value, Failed> {
-        let Some(receiver) = &self.shared.receiver else { return Err(Failed::Disabled) };
-        let body = body::render_initiated(uuid, payload, SystemTime::now());
-        let body = receiver.redaction.apply(body::CALL_INITIATED, body);
-        let request = Request { event: header(EventId::new()), call: None, body, answer: true };
-        let answer = receiver.post.post(request).await.result.and_then(|answer| {
+        let shared = &self.shared;
+        let (id, call, at) = (EventId::new(), CallId::new(), SystemTime::now());
+        let body = shared.redaction.apply(body::CALL_INITIATED, body::render_initiated(uuid, payload, at));
+        if let Some(entry) =
+            shared.free_entry((id, body::CALL_INITIATED), (call, uuid, at), body.clone(), |to| !to.is_contract())
+        {
+            let _ = shared.placed(shared.give(entry).await);
+        }
+        let Some(receiver) = shared.receivers.iter().find(|receiver| receiver.is_contract()) else {
+            return Err(Failed::Disabled);
+        };
+        let request = Request { id, place: None, attempt: 1, url: None, body, answer: true };
+        let answer = receiver.ask(request).await.result.and_then(|answer| {
             serde_json::from_slice(&answer).map_err(|error| Failed::Answer(format!("not JSON: {error}")))
         });
         match &answer {
             Ok(answer) => {
-                Stats::add(&receiver.stats.initiated);
+                Stats::add(&shared.stats.initiated);
                 info!(%uuid, "Webhook response received: {}", shown::json(answer));
             }
             Err(reason) => {
-                Stats::add(&receiver.stats.initiate_failed);
+                Stats::add(&shared.stats.initiate_failed);
                 error!(%uuid, code = "webhook.failed", %reason, "{} Retry failed", tag(body::CALL_INITIATED));
             }
         }
@@ -207,73 +260,185 @@ impl Webhooks {
 
     /// Waits until everything is delivered or given up, at most until `deadline`; how many events are left.
     pub async fn flush(&self, deadline: Instant) -> usize {
-        let Some(receiver) = &self.shared.receiver else { return 0 };
+        let shared = &self.shared;
         loop {
-            let settled = receiver.settled.notified();
+            let settled = shared.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            let left = receiver.outbox.left();
-            if left == 0 || self.shared.cancel.is_cancelled() {
+            let left = shared.outbox.left();
+            if left == 0 || shared.cancel.is_cancelled() {
                 return left;
             }
             tokio::select! {
                 waited = timeout_at(deadline, settled) => if waited.is_err() {
-                    return receiver.outbox.left();
+                    return shared.outbox.left();
                 },
-                () = self.shared.cancel.cancelled() => {}
+                () = shared.cancel.cancelled() => {}
             }
         }
     }
 }
 
-/// Hands events to tasks of their own, at most `concurrency` at once.
-async fn dispatch(shared: Arc<Shared>, tracker: TaskTracker, concurrency: usize) {
-    let Some(receiver) = &shared.receiver else { return };
-    let slots = Arc::new(Semaphore::new(concurrency));
-    let work = async {
-        // the semaphore is never closed
-        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-            let due = receiver.outbox.next(&receiver.name).await;
-            let shared = Arc::clone(&shared);
-            tracker.spawn(async move {
-                let _slot = slot;
-                let Some(receiver) = &shared.receiver else { return };
-                shared.cancel.run_until_cancelled(receiver.attempt(due)).await;
-            });
-        }
-    };
-    shared.cancel.run_until_cancelled(work).await;
+/// A receiver that nothing has been sent to yet.
+pub(super) fn receiver(
+    name: &str,
+    ready: Ready,
+    post: Arc<dyn Post>,
+    keyring: Keyring,
+    store: Option<Arc<dyn EndpointStore>>,
+) -> Receiver {
+    Receiver {
+        name: name.into(),
+        stored_keys: ready.keys.is_none(),
+        events: ready.events,
+        post,
+        schedule: ready.schedule,
+        concurrency: ready.concurrency,
+        pause: (ready.rate > 0.0).then(|| Duration::from_secs_f64(1.0 / ready.rate.max(0.001))),
+        payload: ready.payload,
+        target: Some(ready.target),
+        keyring,
+        store,
+        prepared: OnceCell::new(),
+        disabled: false.into(),
+    }
 }
 
-impl Receiver {
-    async fn attempt(&self, due: Due) {
-        if due.attempt > 1 {
-            Stats::add(&self.stats.retried);
-        }
-        let call = Some(header(due.call));
-        let request = Request { event: header(due.id), call, body: due.body.clone(), answer: false };
-        let begin = Instant::now();
-        let Reply { status, result, refusal } = self.post.post(request).await;
-        let mut report =
-            Report { status: status.map(|status| status.as_u16()), latency: begin.elapsed(), ..Report::default() };
-        let outcome = match result {
-            Ok(answer) => {
-                debug!(call = %due.call, uuid = %due.uuid, attempt = due.attempt, "{} delivered", tag(&due.kind));
-                report.answer = answer;
-                Outcome::Delivered
-            }
-            Err(reason) => {
-                report.error = Some(reason.to_string());
-                report.answer = refusal;
-                self.failed(&due, &reason)
-            }
+impl Shared {
+    fn new(config: &Config, receivers: Vec<Arc<Receiver>>, outbox: Arc<dyn Outbox>, cancel: CancellationToken) -> Self {
+        let needs_calls = |to: &Arc<Receiver>| {
+            to.wants(CALL_COMPLETED) || to.payload.is_some() || matches!(to.target, Some(Target::Template(_)))
         };
+        Self {
+            calls: receivers.iter().any(needs_calls).then(Calls::default),
+            receivers,
+            outbox,
+            stats: Arc::default(),
+            cancel,
+            // checked with the settings
+            redaction: Redaction::parse(&config.redact).unwrap_or_default(),
+            settled: Notify::new(),
+            loud: Mutex::default(),
+        }
+    }
+
+    /// What an event puts into the outbox: itself and, if it ends its call, the call's report; each if anybody wants it.
+    fn entries(&self, envelope: &Envelope) -> (Option<Entry>, Option<Entry>) {
+        let kind = envelope.event.kind();
+        let mut entry = Entry::of(envelope, Vec::new());
+        entry.body = self.redaction.apply(kind, entry.body);
+        let event = self.calls.as_ref().map(|_| serde_json::from_slice::<Value>(&entry.body).unwrap_or_default());
+        let known =
+            self.calls.as_ref().zip(event.as_ref()).map(|(calls, event)| calls.take(envelope, &event["payload"]));
+        entry.to = self.recipients(kind, known.as_ref().zip(event.as_ref()), |_| true);
+        let report = match (known, &envelope.event) {
+            (Some(known), CallEvent::Ended(_)) => self.report(known, envelope),
+            _ => None,
+        };
+        ((!entry.to.is_empty()).then_some(entry), report)
+    }
+
+    fn report(&self, known: Known, envelope: &Envelope) -> Option<Entry> {
+        let report = known.clone().report(None);
+        let body = body::render_free(envelope.uuid, CALL_COMPLETED, &report, envelope.at);
+        let body = self.redaction.apply(CALL_COMPLETED, body);
+        let event = serde_json::from_slice(&body).unwrap_or_default();
+        let to = self.recipients(CALL_COMPLETED, Some((&known, &event)), |_| true);
+        let (id, call, uuid, at) = (EventId::new(), envelope.call, envelope.uuid, envelope.at);
+        (!to.is_empty()).then(|| Entry { id, call, uuid, kind: CALL_COMPLETED.into(), at, phase: Phase::End, body, to })
+    }
+
+    /// Who is to get an event, each with what is its own.
+    fn recipients(
+        &self,
+        kind: &str,
+        context: Option<(&Known, &Value)>,
+        who: impl Fn(&Receiver) -> bool,
+    ) -> Vec<Recipient> {
+        let mut members = None;
+        let wanting = self.receivers.iter().filter(|receiver| receiver.wants(kind) && who(receiver));
+        let recipient = |receiver: &Arc<Receiver>| {
+            let mut to = Recipient::plain(Arc::clone(&receiver.name));
+            if receiver.payload.is_none() && !matches!(receiver.target, Some(Target::Template(_))) {
+                return to;
+            }
+            let context = members.get_or_insert_with(|| {
+                let members = context.map(|(known, event)| known.context(event)).unwrap_or_default();
+                Context { members, now: SystemTime::now() }
+            });
+            if let Some(template) = &receiver.payload {
+                to.body = Some(template.render(context).to_string().into());
+            }
+            if let Some(Target::Template(template)) = &receiver.target {
+                match template.render(context) {
+                    Ok(url) => to.url = Some(url.as_str().into()),
+                    // it goes to the dead letters, where a person can see it
+                    Err(reason) => {
+                        warn!(endpoint = %receiver.name, code = "webhook.address", "{} has no address: its url {reason}", tag(kind));
+                    }
+                }
+            }
+            to
+        };
+        wanting.map(recipient).collect()
+    }
+
+    /// An event outside of any order, as one of a call by itself.
+    fn free_entry(
+        &self,
+        (id, kind): (EventId, &'static str),
+        (call, uuid, at): (CallId, Uuid, SystemTime),
+        body: Bytes,
+        who: impl Fn(&Receiver) -> bool,
+    ) -> Option<Entry> {
+        let event = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+        let known = Known::nothing(call, uuid, &event["payload"], kind == body::CALL_INITIATED);
+        let to = self.recipients(kind, Some((&known, &event)), who);
+        (!to.is_empty()).then(|| Entry { id, call, uuid, kind: kind.into(), at, phase: Phase::End, body, to })
+    }
+
+    async fn free(
+        &self,
+        kind: &'static str,
+        (call, uuid): (CallId, Uuid),
+        payload: &Map<String, Value>,
+        who: impl Fn(&Receiver) -> bool,
+    ) -> Result<(), Full> {
+        let at = SystemTime::now();
+        let body = self.redaction.apply(kind, body::render_free(uuid, kind, payload, at));
+        match self.free_entry((EventId::new(), kind), (call, uuid, at), body, who) {
+            Some(entry) => self.placed(self.give(entry).await),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the others that an endpoint gets nothing any more.
+    pub(super) async fn endpoint_disabled(&self, endpoint: &str, uuid: Uuid, reason: &str) {
+        let payload = Map::from_iter([("endpoint".to_owned(), endpoint.into()), ("reason".to_owned(), reason.into())]);
+        let _ = self.free(ENDPOINT_DISABLED, (CallId::new(), uuid), &payload, |to| *to.name != *endpoint).await;
+    }
+
+    fn give(&self, entry: Entry) -> futures_core::future::BoxFuture<'static, Result<(), Full>> {
+        let placed = self.outbox.put(entry);
+        self.count();
+        placed
+    }
+
+    fn placed(&self, result: Result<(), Full>) -> Result<(), Full> {
+        if let Err(full) = result {
+            self.lost(full);
+        }
+        result
+    }
+
+    /// Records what became of a delivery.
+    pub(super) fn settle(&self, due: &Due, outcome: Outcome, report: Report) {
         match outcome {
             Outcome::Delivered => Stats::add(&self.stats.delivered),
             Outcome::GivenUp => Stats::add(&self.stats.failed),
             Outcome::RetryAfter(_) => {}
         }
-        self.outbox.mark(&due, outcome, report);
+        self.outbox.mark(due, outcome, report);
         self.count();
         if !matches!(outcome, Outcome::RetryAfter(_)) {
             self.settled.notify_waiters();
@@ -282,26 +447,6 @@ impl Receiver {
 
     fn count(&self) {
         self.stats.queued.store(self.outbox.left() as u64, Relaxed);
-    }
-
-    fn failed(&self, due: &Due, reason: &Failed) -> Outcome {
-        let (tag, attempts) = (tag(&due.kind), self.schedule.attempts());
-        let wait = match reason.verdict() {
-            Verdict::Retry(asked) => self.schedule.wait(due.attempt, asked, rand::random()),
-            _ => None,
-        };
-        let Some(wait) = wait else {
-            error!(
-                call = %due.call, uuid = %due.uuid, event = %due.id, attempts = due.attempt, %reason, code = "webhook.failed",
-                "{tag} Retry failed"
-            );
-            return Outcome::GivenUp;
-        };
-        warn!(
-            call = %due.call, uuid = %due.uuid, event = %due.id, %reason, code = "webhook.retry",
-            "{tag} Attempt {} of {attempts} failed, next in {} ms", due.attempt, wait.as_millis()
-        );
-        Outcome::RetryAfter(wait)
     }
 
     fn lost(&self, full: Full) {
@@ -316,26 +461,50 @@ impl Receiver {
     }
 }
 
-/// `[WEBHOOK][CALL_STARTED]`, as administrators search for it.
-fn tag(kind: &str) -> String {
-    format!("[WEBHOOK][{}]", kind.to_ascii_uppercase())
-}
-
-/// An identity as a header value.
-fn header(id: impl std::fmt::Display) -> HeaderValue {
-    // hexadecimal digits and hyphens: always a header value
-    HeaderValue::try_from(id.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
 impl Config {
+    /// Every receiver with its settings as deliveries need them.
+    pub(super) fn receivers(&self) -> Vec<(String, Result<Ready, Unusable>)> {
+        let contract = match self.contract() {
+            Ok(None) => None,
+            Ok(Some(ready)) => Some((DEFAULT.to_owned(), Ok(ready))),
+            Err(reason) => Some((DEFAULT.to_owned(), Err(reason))),
+        };
+        let more = self.endpoints.iter().map(|(name, endpoint)| {
+            let ready = endpoint.ready(&self.allow_hosts).map_err(|faults| match faults.into_iter().next() {
+                Some(fault) => Unusable::Setting(fault.key, fault.reason),
+                None => Unusable::Setting("url".to_owned(), "cannot be used".to_owned()),
+            });
+            (name.clone(), ready)
+        });
+        contract.into_iter().chain(more).collect()
+    }
+
     /// Whether these settings can work.
     ///
     /// # Errors
     /// The first thing that cannot.
     pub fn check(&self) -> Result<(), Unusable> {
-        endpoint::parse(self)?;
         Redaction::parse(&self.redact)?;
-        endpoint::headers(self).map(drop)
+        self.receivers().into_iter().try_for_each(|(_, ready)| ready.map(drop))
+    }
+
+    /// Whether anybody gets events.
+    #[must_use]
+    pub fn has_receivers(&self) -> bool {
+        self.url.as_deref().is_some_and(|url| !url.is_empty()) || !self.endpoints.is_empty()
+    }
+
+    /// How long the slowest attempt may take.
+    #[must_use]
+    pub fn longest_attempt(&self) -> Duration {
+        let of_endpoints = self.endpoints.values().map(|endpoint| endpoint.timeout_ms).max().unwrap_or_default();
+        Duration::from_millis(self.timeout_ms.max(of_endpoints))
+    }
+
+    /// Whether an event that fails at the receiver of `WEBHOOK_URL` is not tried again.
+    #[must_use]
+    pub fn tries_once(&self) -> bool {
+        self.url.as_deref().is_some_and(|url| !url.is_empty()) && self.retry == super::schedule::Retry::Times(0)
     }
 }
 

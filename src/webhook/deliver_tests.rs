@@ -8,14 +8,17 @@ use http::StatusCode;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::call::{CallEvent, CallId, EndReason, Role};
-use crate::webhook::schedule::Retry;
+use crate::{
+    call::{EndReason, Role},
+    webhook::{EndpointConfig, endpoint::Reply, schedule::Retry},
+};
 
 /// What it does with a request whose body contains the text.
 #[derive(Clone, Copy)]
 enum Answer {
     Fail(u32),
     Hang(Duration),
+    Status(u16, Option<Duration>),
 }
 
 #[derive(Default)]
@@ -54,6 +57,9 @@ impl Script {
             }
             Answer::Fail(_) => (Duration::ZERO, Ok(Bytes::new())),
             Answer::Hang(time) => (time, Err(Failed::Timeout(time))),
+            Answer::Status(status, asked) => {
+                (Duration::ZERO, Err(Failed::Status(StatusCode::from_u16(status).unwrap(), asked)))
+            }
         }
     }
 }
@@ -63,7 +69,7 @@ impl Post for Script {
         Box::pin(async move {
             let body = String::from_utf8(request.body.to_vec()).unwrap();
             let at = self.start.lock().unwrap().unwrap().elapsed();
-            self.seen.lock().unwrap().push((at, request.event.to_str().unwrap().to_owned(), body.clone()));
+            self.seen.lock().unwrap().push((at, request.id.to_string(), body.clone()));
             {
                 let mut busy = self.busy.lock().unwrap();
                 busy.0 += 1;
@@ -80,7 +86,11 @@ impl Post for Script {
 fn started(script: &Arc<Script>, config: &Config) -> (Webhooks, TaskTracker, CancellationToken) {
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
     let outbox = Arc::new(MemoryOutbox::new(config.capacity));
-    let webhooks = Webhooks::run(config, outbox, Arc::clone(script) as Arc<dyn Post>, &tracker, cancel.clone());
+    let config = Config { url: Some("http://h/".to_owned()), ..config.clone() };
+    let receivers = config.receivers().into_iter().map(|(name, ready)| {
+        receiver(&name, ready.unwrap(), Arc::clone(script) as Arc<dyn Post>, Keyring::default(), None)
+    });
+    let webhooks = Webhooks::run(&config, receivers.collect(), outbox, &tracker, cancel.clone());
     (webhooks, tracker, cancel)
 }
 
@@ -198,7 +208,7 @@ async fn what_does_not_fit_is_lost_counted_and_reported_now_and_then() {
     }
     let stats = webhooks.stats();
     assert_eq!((lost, stats.lost.load(Relaxed), stats.queued.load(Relaxed)), (991, 991, 9));
-    let unreported = |webhooks: &Webhooks| webhooks.shared.receiver.as_ref().unwrap().loud.lock().unwrap().lost;
+    let unreported = |webhooks: &Webhooks| webhooks.shared.loud.lock().unwrap().lost;
     assert_eq!(unreported(&webhooks), 990, "one line for the first, then silence");
     advance(LOUD_EVERY).await;
     assert!(webhooks.put(said(call, "x")).await.is_err());
@@ -221,7 +231,7 @@ async fn a_failing_call_initiated_is_one_attempt_that_no_event_waits_for() {
 
 #[tokio::test]
 async fn without_a_usable_receiver_everything_is_taken_and_nothing_sent() {
-    let client = || Client::builder().tls_backend_preconfigured(tls()).build().unwrap();
+    let client = || reqwest::Client::builder().tls_backend_preconfigured(tls()).build().unwrap();
     let tracker = TaskTracker::new();
     for url in [None, Some(""), Some("no url"), Some("ftp://host/"), Some("http://")] {
         let config = Config { url: url.map(str::to_owned), ..Config::default() };
@@ -243,4 +253,63 @@ fn tls() -> rustls::ClientConfig {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth()
+}
+
+fn also(name: &str, endpoint: EndpointConfig) -> Config {
+    let endpoint = EndpointConfig { url: Some("http://other/".to_owned()), ..endpoint };
+    Config { endpoints: [(name.to_owned(), endpoint)].into(), ..Config::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_gets_no_more_than_its_rate() {
+    let script = Script::new(&[]);
+    let config =
+        also("slow", EndpointConfig { rate: 4.0, events: vec!["turn".to_owned()], ..EndpointConfig::default() });
+    let (webhooks, ..) = started(&script, &config);
+    let latency = crate::call::Latency { transcribe: None, answer: Duration::ZERO, play: Duration::ZERO };
+    sleep(Duration::from_secs(60)).await;
+    for _ in 0..5 {
+        webhooks.put(envelope(CallId::new(), CallEvent::Turn(latency))).await.unwrap();
+        webhooks.put(envelope(CallId::new(), CallEvent::Started)).await.unwrap();
+    }
+    assert_eq!(webhooks.flush(far()).await, 0);
+    assert_eq!(script.times_of("\"turn\""), [60_000, 60_250, 60_500, 60_750, 61_000], "a pause saves nothing up");
+    assert_eq!(script.times_of("call_started"), vec![60_000; 5], "endpoints do not wait for each other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_waited_for_and_a_refusal_is_final() {
+    let script = Script::new(&[
+        ("busy", Answer::Status(429, Some(Duration::from_secs(40)))),
+        ("never", Answer::Status(400, None)),
+    ]);
+    let (webhooks, ..) = started(&script, &Config { retry: Retry::Times(2), ..Config::default() });
+    webhooks.put(said(CallId::new(), "busy")).await.unwrap();
+    webhooks.put(said(CallId::new(), "never")).await.unwrap();
+    assert_eq!(webhooks.flush(far()).await, 0);
+    assert_eq!(script.times_of("busy"), [0, 40_000, 80_000]);
+    assert_eq!(script.times_of("never"), [0]);
+    assert_eq!(webhooks.stats().failed.load(Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_answers_410_gets_nothing_more_and_the_others_hear_of_it() {
+    let script = Script::new(&[("gone", Answer::Status(410, None))]);
+    let config =
+        also("ops", EndpointConfig { events: vec!["endpoint_disabled".to_owned()], ..EndpointConfig::default() });
+    let (webhooks, ..) = started(&script, &Config { retry: Retry::Times(5), ..config });
+    let call = CallId::new();
+    webhooks.put(said(call, "gone")).await.unwrap();
+    for n in 0..10 {
+        webhooks.put(said(call, &format!("later {n}"))).await.unwrap();
+    }
+    assert_eq!(webhooks.flush(far()).await, 0);
+    let seen = script.seen();
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    let told: Value = serde_json::from_str(&seen[1].2).unwrap();
+    assert_eq!(told["type"], "endpoint_disabled");
+    assert_eq!(told["payload"]["endpoint"], "default");
+    let stats = webhooks.stats();
+    assert_eq!((stats.failed.load(Relaxed), stats.delivered.load(Relaxed)), (11, 1));
+    assert_eq!(webhooks.initiate(Uuid::nil(), &Map::new()).await, Err(Failed::Gone));
 }

@@ -1,4 +1,4 @@
-//! One receiver: its address, headers and what a request to it can come to.
+//! One receiver over HTTP: the request, its headers, and what it can come to.
 
 use std::{
     error::Error as _,
@@ -8,15 +8,21 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_core::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use reqwest::{Client, Response};
 use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    Config, NotAPath,
+    Due, NotAPath,
     schedule::{self, Verdict},
+    settings::{self, Ready, Target},
     shown,
+    sign::{self, Keyring},
+};
+use crate::{
+    call::{CallId, EventId},
+    net::Pattern,
 };
 
 /// Largest answer that is read; one that is longer is an error where the answer matters and cut off where it does not.
@@ -29,24 +35,28 @@ const DRAIN: Duration = Duration::from_millis(250);
 pub(super) const AVR_SECRET: HeaderName = HeaderName::from_static("x-avr-webhook-secret");
 pub(super) const DSAI_SECRET: HeaderName = HeaderName::from_static("x-dsai-webhook-secret");
 const AGENT_ID: HeaderName = HeaderName::from_static("x-avr-agent-id");
-const EVENT_ID: HeaderName = HeaderName::from_static("hark-event-id");
 const CALL_ID: HeaderName = HeaderName::from_static("hark-call-id");
+const SEQUENCE: HeaderName = HeaderName::from_static("hark-sequence");
+const ATTEMPT: HeaderName = HeaderName::from_static("hark-attempt");
 
 /// Settings that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// The address is no URL.
-    #[error("webhook.url is not a URL ({0}); write it like http://host:9000/events")]
+    #[error("webhooks.url is not a URL ({0}); write it like http://host:9000/events")]
     NotAUrl(url::ParseError),
     /// The address is not HTTP.
-    #[error("webhook.url begins with {0:?}; only http: and https: can be posted to")]
+    #[error("webhooks.url begins with {0:?}; only http: and https: can be posted to")]
     Scheme(String),
     /// A value cannot be sent in a header.
-    #[error("webhook.{0} holds a line break or another control character, which no HTTP header can carry")]
+    #[error("webhooks.{0} holds a line break or another control character, which no HTTP header can carry")]
     Header(&'static str),
     /// Nobody could say what is to be redacted.
-    #[error("webhook.redact: {0}")]
+    #[error("webhooks.redact: {0}")]
     Redact(#[from] NotAPath),
+    /// A setting of a receiver.
+    #[error("{0} {1}")]
+    Setting(String, String),
 }
 
 /// Why a request failed.
@@ -67,6 +77,15 @@ pub enum Failed {
     /// The answer is not what was asked for.
     #[error("the receiver's answer is unusable: {0}")]
     Answer(String),
+    /// Something of ours that the request needs is not there: a credential, a signing secret.
+    #[error("the request cannot be made: {0}")]
+    Unprepared(String),
+    /// The receiver has asked for no more (410).
+    #[error("the endpoint is disabled: its receiver has answered 410 Gone")]
+    Gone,
+    /// There is no address, or none that may be connected to.
+    #[error("there is no address to send it to: {0}")]
+    Address(String),
 }
 
 impl Failed {
@@ -74,6 +93,7 @@ impl Failed {
     pub(super) fn verdict(&self) -> Verdict {
         match self {
             Self::Status(status, asked) => schedule::judge(*status, *asked),
+            Self::Address(_) | Self::Gone => Verdict::Dead,
             _ => Verdict::Retry(None),
         }
     }
@@ -82,11 +102,23 @@ impl Failed {
 /// One request.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    pub event: HeaderValue,
-    pub call: Option<HeaderValue>,
+    pub id: EventId,
+    /// The call and the event's place in it; `None`: an event outside of any order.
+    pub place: Option<(CallId, u64)>,
+    pub attempt: u32,
+    /// The address, where it is this event's own.
+    pub url: Option<std::sync::Arc<str>>,
     pub body: Bytes,
     /// Whether the answer's body is wanted.
     pub answer: bool,
+}
+
+impl Request {
+    pub(super) fn of(due: &Due) -> Self {
+        let place = Some((due.call, due.seq));
+        let (url, body) = (due.url.clone(), due.body.clone());
+        Self { id: due.id, place, attempt: due.attempt, url, body, answer: false }
+    }
 }
 
 /// What a request came to.
@@ -112,36 +144,88 @@ pub(super) trait Post: Send + Sync + 'static {
     fn post(&self, request: Request) -> BoxFuture<'_, Reply>;
 }
 
+/// HTTP clients of deliveries.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    /// For addresses that are configured.
+    pub plain: Client,
+    /// For addresses whose host a value of a call has chosen: does not connect to what [`crate::net::forbidden`] names.
+    pub guarded: Client,
+}
+
+impl From<Client> for Clients {
+    fn from(client: Client) -> Self {
+        Self { plain: client.clone(), guarded: client }
+    }
+}
+
 /// A receiver reached over HTTP.
 pub(super) struct Endpoint {
     client: Client,
-    url: Url,
+    target: Target,
+    method: Method,
     headers: HeaderMap,
+    auth: super::auth::Auth,
+    keyring: Keyring,
     timeout: Duration,
+    allow: Vec<Pattern>,
 }
 
 impl Endpoint {
-    /// `None`: no URL is configured.
-    pub(super) fn new(config: &Config, client: Client) -> Result<Option<Self>, Unusable> {
-        let Some(url) = parse(config)? else { return Ok(None) };
-        let headers = headers(config)?;
-        Ok(Some(Self { client, url, headers, timeout: Duration::from_millis(config.timeout_ms.max(1)) }))
+    pub(super) fn new(
+        ready: &Ready,
+        agent_id: Option<HeaderValue>,
+        clients: &Clients,
+        keyring: Keyring,
+        allow: Vec<Pattern>,
+    ) -> Self {
+        let mut headers = ready.headers.clone();
+        if let Some(agent_id) = agent_id {
+            headers.insert(AGENT_ID, agent_id);
+        }
+        let guarded = matches!(&ready.target, Target::Template(template) if template.chooses_host());
+        Self {
+            client: if guarded { clients.guarded.clone() } else { clients.plain.clone() },
+            target: ready.target.clone(),
+            method: ready.method.clone(),
+            headers,
+            auth: ready.auth.clone(),
+            keyring,
+            timeout: ready.timeout,
+            allow: if guarded { allow } else { Vec::new() },
+        }
     }
 
-    /// The address as logs may show it.
-    pub(super) fn shown(&self) -> String {
-        shown::url(self.url.as_str())
+    /// The address of this request.
+    fn url(&self, request: &Request) -> Result<Url, Failed> {
+        if let Target::Fixed(url) = &self.target {
+            return Ok(url.clone());
+        }
+        let text = request
+            .url
+            .as_deref()
+            .ok_or_else(|| Failed::Address("its template had no value for this call".to_owned()))?;
+        let url = Url::parse(text).map_err(|error| Failed::Address(error.to_string()))?;
+        if !self.allow.is_empty() {
+            settings::permitted(&url, &self.allow).map_err(|refused| Failed::Address(refused.to_string()))?;
+        }
+        Ok(url)
     }
 
     async fn exchange(&self, request: Request) -> Reply {
-        let response = match self.send(&request).await {
+        let url = match self.url(&request) {
+            Ok(url) => url,
+            Err(failed) => return failed.into(),
+        };
+        let response = match self.send(&request, &url).await {
             // Node closes idle connections after 5 s and may do so just as we write: the receiver has not seen this request
-            Err(error) if was_reset(&error) => self.send(&request).await,
+            Err(Unsent::Http(error)) if was_reset(&error) => self.send(&request, &url).await,
             other => other,
         };
         let response = match response {
             Ok(response) => response,
-            Err(error) => return Failed::Transport(causes(error)).into(),
+            Err(Unsent::Http(error)) => return Failed::Transport(causes(error)).into(),
+            Err(Unsent::Unprepared(reason)) => return Failed::Unprepared(reason).into(),
         };
         let status = response.status();
         if !status.is_success() {
@@ -153,14 +237,36 @@ impl Endpoint {
         Reply { status: Some(status), result, refusal: Bytes::new() }
     }
 
-    async fn send(&self, request: &Request) -> Result<Response, reqwest::Error> {
+    async fn send(&self, request: &Request, url: &Url) -> Result<Response, Unsent> {
+        let with_body = !matches!(self.method, Method::GET | Method::DELETE);
+        let body = if with_body { request.body.clone() } else { Bytes::new() };
         let mut headers = self.headers.clone();
-        headers.insert(EVENT_ID, request.event.clone());
-        if let Some(call) = &request.call {
-            headers.insert(CALL_ID, call.clone());
+        if with_body {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        self.client.post(self.url.clone()).headers(headers).body(request.body.clone()).send().await
+        self.auth.apply(&mut headers).await.map_err(Unsent::Unprepared)?;
+        // what follows is ours, whatever else is configured
+        let id = request.id.to_string();
+        match self.keyring.keys() {
+            Some(keys) => headers.extend(keys.headers(&id, SystemTime::now(), &body)),
+            None => drop(headers.insert(sign::ID, value(&id))),
+        }
+        headers.insert(ATTEMPT, value(request.attempt));
+        if let Some((call, seq)) = request.place {
+            headers.insert(CALL_ID, value(call));
+            headers.insert(SEQUENCE, value(seq));
+        }
+        let mut built = self.client.request(self.method.clone(), url.clone()).headers(headers);
+        if with_body {
+            built = built.body(body);
+        }
+        built.send().await.map_err(Unsent::Http)
     }
+}
+
+enum Unsent {
+    Http(reqwest::Error),
+    Unprepared(String),
 }
 
 impl Post for Endpoint {
@@ -171,28 +277,10 @@ impl Post for Endpoint {
     }
 }
 
-pub(super) fn parse(config: &Config) -> Result<Option<Url>, Unusable> {
-    let Some(text) = config.url.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
-    let url = Url::parse(text).map_err(Unusable::NotAUrl)?;
-    match url.scheme() {
-        "http" | "https" => Ok(Some(url)),
-        other => Err(Unusable::Scheme(other.to_owned())),
-    }
-}
-
-pub(super) fn headers(config: &Config) -> Result<HeaderMap, Unusable> {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(secret) = config.secret.as_deref().filter(|secret| !secret.is_empty()) {
-        let mut value = HeaderValue::from_bytes(secret.as_bytes()).map_err(|_| Unusable::Header("secret"))?;
-        value.set_sensitive(true);
-        headers.insert(AVR_SECRET, value.clone());
-        headers.insert(DSAI_SECRET, value);
-    }
-    if let Some(agent) = config.agent_id.as_deref().filter(|agent| !agent.is_empty()) {
-        headers.insert(AGENT_ID, HeaderValue::from_bytes(agent.as_bytes()).map_err(|_| Unusable::Header("agent_id"))?);
-    }
-    Ok(headers)
+/// An identity or a number as a header value.
+fn value(shown: impl std::fmt::Display) -> HeaderValue {
+    // hexadecimal digits and hyphens: always a header value
+    HeaderValue::try_from(shown.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// Whether the connection went away under the request before an answer began.

@@ -1,6 +1,5 @@
 //! Events on their way to webhooks: the outbox and the delivery.
 
-#[allow(dead_code, reason = "used once deliveries are kept per endpoint")]
 mod auth;
 mod body;
 pub mod catalogue;
@@ -8,9 +7,10 @@ mod deliver;
 mod endpoint;
 mod memory;
 mod outbox;
+mod receiver;
 mod redact;
+mod report;
 pub mod schedule;
-#[allow(dead_code, reason = "used once deliveries are kept per endpoint")]
 mod settings;
 pub mod shown;
 pub mod sign;
@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 pub use body::{CALL_INITIATED, MASKED_DIGIT, render, render_initiated};
 pub use deliver::Webhooks;
-pub use endpoint::{Failed, Unusable};
+pub use endpoint::{Clients, Failed, Unusable};
 pub use memory::MemoryOutbox;
 pub use outbox::{Due, Entry, Full, Outbox, Outcome, Phase, Recipient, Report};
 pub use redact::{NotAPath, REDACTED, Redaction};
@@ -31,6 +31,7 @@ pub use settings::{DEFAULT, EndpointConfig, Fault};
 pub use stats::Stats;
 
 use self::schedule::Retry;
+use crate::net::Pattern;
 
 /// Node's HTTP server closes a connection that was idle for 5 s; ours are given up before.
 const IDLE: Duration = Duration::from_millis(3_500);
@@ -76,6 +77,9 @@ pub struct Config {
     pub endpoints: BTreeMap<String, EndpointConfig>,
     /// What of events is replaced before they are stored or sent: the event's type and a path in its payload.
     pub redact: Vec<String>,
+    /// Hosts that a value of a call may choose (`routing.allow_hosts`).
+    #[serde(skip)]
+    pub allow_hosts: Vec<Pattern>,
 }
 
 impl Config {
@@ -124,6 +128,7 @@ impl Default for Config {
             concurrency: 64,
             endpoints: BTreeMap::new(),
             redact: Vec::new(),
+            allow_hosts: Vec::new(),
         }
     }
 }

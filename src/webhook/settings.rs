@@ -8,8 +8,10 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
+    Unusable,
     auth::{Auth, AuthKind, Source},
     catalogue,
+    endpoint::{AVR_SECRET, DSAI_SECRET},
     schedule::{Retry, Schedule},
     shown,
     sign::Keys,
@@ -121,6 +123,16 @@ pub struct Fault {
 pub(super) enum Target {
     Fixed(Url),
     Template(UrlTemplate),
+}
+
+/// As logs may show it.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(url) => f.write_str(&shown::url(url.as_str())),
+            Self::Template(template) => f.write_str(&shown::line(template.text())),
+        }
+    }
 }
 
 /// A receiver, ready to be sent to.
@@ -249,19 +261,21 @@ impl EndpointConfig {
                 faults.push(&key, "cannot be sent in an HTTP header", "Use printable characters, without line breaks.");
             }
         }
-        for (key, name) in [("secret", super::endpoint::AVR_SECRET), ("secret", super::endpoint::DSAI_SECRET)] {
-            let Some(secret) = given(self.secret.as_ref()) else { break };
-            match HeaderValue::from_str(secret) {
-                Ok(mut value) => {
-                    value.set_sensitive(true);
-                    headers.insert(name, value);
-                }
-                Err(_) => {
-                    let advice = "Use printable characters, without line breaks.";
-                    faults.push(key, "cannot be sent in an HTTP header", advice);
-                    break;
-                }
+        let secret = self.secret.as_deref().filter(|secret| !secret.is_empty());
+        match secret.map(|secret| HeaderValue::from_bytes(secret.as_bytes())) {
+            Some(Ok(mut value)) => {
+                value.set_sensitive(true);
+                headers.insert(AVR_SECRET, value.clone());
+                headers.insert(DSAI_SECRET, value);
             }
+            Some(Err(_)) => {
+                faults.push(
+                    "secret",
+                    "cannot be sent in an HTTP header",
+                    "Use printable characters, without line breaks.",
+                );
+            }
+            None => {}
         }
         headers
     }
@@ -340,6 +354,40 @@ pub(super) fn signing_keys(text: Option<&String>) -> Result<Option<Keys>, Fault>
 }
 
 impl super::Config {
+    /// The receiver of `WEBHOOK_URL`, which gets exactly the contract's events; `None`: there is none.
+    pub(super) fn contract(&self) -> Result<Option<Ready>, Unusable> {
+        let Some(text) = given(self.url.as_ref()) else { return Ok(None) };
+        let url = Url::parse(text).map_err(Unusable::NotAUrl)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Unusable::Scheme(url.scheme().to_owned()));
+        }
+        let mut headers = HeaderMap::new();
+        if let Some(secret) = self.secret.as_deref().filter(|secret| !secret.is_empty()) {
+            let mut value = HeaderValue::from_bytes(secret.as_bytes()).map_err(|_| Unusable::Header("secret"))?;
+            value.set_sensitive(true);
+            headers.insert(AVR_SECRET, value.clone());
+            headers.insert(DSAI_SECRET, value);
+        }
+        if self.agent_id.as_deref().is_some_and(|id| HeaderValue::from_bytes(id.as_bytes()).is_err()) {
+            return Err(Unusable::Header("agent_id"));
+        }
+        let keys = signing_keys(self.signing_secret.as_ref())
+            .map_err(|fault| Unusable::Setting(format!("webhooks.{}", fault.key), fault.reason))?;
+        Ok(Some(Ready {
+            target: Target::Fixed(url),
+            events: catalogue::CONTRACT.map(str::to_owned).to_vec(),
+            method: Method::POST,
+            headers,
+            auth: Auth::None,
+            payload: None,
+            keys,
+            timeout: Duration::from_millis(self.timeout_ms.max(1)),
+            schedule: Schedule::new(self.retry, Duration::from_millis(self.backoff_ms)),
+            concurrency: self.concurrency.max(1),
+            rate: 0.0,
+        }))
+    }
+
     /// What is wrong with `signing_secret`.
     #[must_use]
     pub fn signing_fault(&self) -> Option<Fault> {

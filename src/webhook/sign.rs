@@ -189,21 +189,28 @@ impl Keyring {
     }
 }
 
-/// Where signing secrets that nobody configured are kept, by the endpoint's name, as [`Keys::expose`] writes them.
-pub trait SecretStore: Send + Sync {
+/// What is kept of an endpoint beside its deliveries: the signing secrets that nobody configured, as [`Keys::expose`] writes them, and
+/// whether it is disabled. Errors are words for a log line.
+pub trait EndpointStore: Send + Sync + 'static {
     /// The stored secrets.
     fn load<'a>(&'a self, endpoint: &'a str) -> BoxFuture<'a, Result<Option<String>, String>>;
 
     /// Stores `keys` unless there are some already, and returns those that are there then: two gateways that start at once on one
     /// database must not sign with different secrets.
     fn establish<'a>(&'a self, endpoint: &'a str, keys: &'a str) -> BoxFuture<'a, Result<String, String>>;
+
+    /// Why the endpoint is disabled, if it is.
+    fn disabled<'a>(&'a self, endpoint: &'a str) -> BoxFuture<'a, Result<Option<String>, String>>;
+
+    /// Disables the endpoint until somebody enables it.
+    fn disable<'a>(&'a self, endpoint: &'a str, reason: &'a str) -> BoxFuture<'a, Result<(), String>>;
 }
 
 /// The stored keys of `endpoint`, made and stored at the first start.
 ///
 /// # Errors
 /// The store fails, or holds something that is no secret; in words for a log line.
-pub async fn stored(store: &dyn SecretStore, endpoint: &str) -> Result<Keys, String> {
+pub async fn stored(store: &dyn EndpointStore, endpoint: &str) -> Result<Keys, String> {
     let text = match store.load(endpoint).await? {
         Some(text) => text,
         None => store.establish(endpoint, &Keys::fresh().expose()).await?,
@@ -281,7 +288,7 @@ mod tests {
     #[derive(Default)]
     struct Table(Mutex<Option<String>>);
 
-    impl SecretStore for Table {
+    impl EndpointStore for Table {
         fn load<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, String>> {
             Box::pin(std::future::ready(Ok(self.0.lock().unwrap().clone())))
         }
@@ -289,6 +296,14 @@ mod tests {
         fn establish<'a>(&'a self, _: &'a str, keys: &'a str) -> BoxFuture<'a, Result<String, String>> {
             let kept = self.0.lock().unwrap().get_or_insert_with(|| keys.to_owned()).clone();
             Box::pin(std::future::ready(Ok(kept)))
+        }
+
+        fn disabled<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, String>> {
+            Box::pin(std::future::ready(Ok(None)))
+        }
+
+        fn disable<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+            Box::pin(std::future::ready(Ok(())))
         }
     }
 

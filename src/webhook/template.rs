@@ -249,7 +249,7 @@ pub enum BadUrl {
 
 /// The template of an address: values are percent-encoded, so that each stays in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UrlTemplate(Text);
+pub struct UrlTemplate(Text, String);
 
 impl UrlTemplate {
     /// Whether `text` has placeholders at all.
@@ -258,6 +258,8 @@ impl UrlTemplate {
         Text::parse(text).placeholders().next().is_some()
     }
 
+    /// The template of `text`.
+    ///
     /// # Errors
     /// The scheme is not written out.
     pub fn new(text: &str) -> Result<Self, BadUrl> {
@@ -265,7 +267,13 @@ impl UrlTemplate {
         if !lower.starts_with("http://") && !lower.starts_with("https://") {
             return Err(BadUrl::Scheme);
         }
-        Ok(Self(Text::parse(text)))
+        Ok(Self(Text::parse(text), text.to_owned()))
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.1
     }
 
     /// Whether values choose the host (or credentials, or the port), and not only what is behind it.

@@ -26,3 +26,4 @@ mod sts_network;
 mod support;
 mod webhook;
 mod webhook_admin;
+mod webhook_endpoints;

@@ -116,7 +116,8 @@ async fn only_four_top_level_keys_both_secrets_and_201_is_success() {
             ("x-dsai-webhook-secret", SECRET),
             ("x-avr-webhook-secret", SECRET),
             ("x-avr-agent-id", "agent-7"),
-            ("hark-event-id", &event.id.to_string()),
+            ("webhook-id", &event.id.to_string()),
+            ("hark-attempt", "1"),
             ("hark-call-id", &call.to_string()),
         ] {
             assert_eq!(seen.header(name), Some(value), "{name}");
