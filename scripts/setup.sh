@@ -58,6 +58,23 @@ if [ "$goal" = test ] && have apt-get; then
   (install_packages) || say "${missing[*]} cannot be installed: the container image will not be tested"
   missing=()
 fi
+# The webhook receivers of fixtures/receivers/ are tested with the official libraries, where those can be had.
+receivers() {
+  local dir=$cache/receivers from
+  from=$(cd "$(dirname "$0")/../fixtures/receivers" && pwd)
+  mkdir -p "$dir"
+  if ! cmp -s "$from/requirements.txt" "$dir/python/requirements.txt"; then
+    say "installing the Python library of Standard Webhooks into $dir/python"
+    python3 -m venv "$dir/python" && "$dir/python/bin/pip" install --quiet -r "$from/requirements.txt" \
+      && cp "$from/requirements.txt" "$dir/python/" || say "it cannot be installed: the Python receiver will not be tested"
+  fi
+  if ! cmp -s "$from/package.json" "$dir/node/package.json" || [ ! -d "$dir/node/node_modules/standardwebhooks" ]; then
+    say "installing the Node library of Standard Webhooks into $dir/node"
+    mkdir -p "$dir/node" && cp "$from/package.json" "$dir/node/" \
+      && npm install --silent --no-audit --no-fund --prefix "$dir/node" || say "it cannot be installed: the Node receiver will not be tested"
+  fi
+}
+[ "$goal" = test ] && (receivers)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || { missing=(ca-certificates); install_packages; }
 
 case $goal in

@@ -26,10 +26,11 @@ use crate::{
     asterisk::audiosocket,
     call::{Budget, Envelope},
     config::Config,
+    net,
     session::Registry,
     telemetry::metrics::Metrics,
     webhook::{
-        self, MemoryOutbox, Outbox, Webhooks,
+        self, Clients, EndpointStore, MemoryOutbox, Outbox, Webhooks,
         store::{Store, StoreError},
     },
 };
@@ -129,13 +130,18 @@ impl App {
         let (tracker, delivery) = (TaskTracker::new(), CancellationToken::new());
         let connect_timeout = Duration::from_millis(config.agent.connect_timeout_ms);
         let outgoing = Outgoing::new(Arc::clone(&tls), connect_timeout)?;
-        let client = webhook::client_builder(&tls).proxy(outgoing.http_proxy()).build().map_err(BindError::Webhook)?;
+        let client = || webhook::client_builder(&tls).proxy(outgoing.http_proxy());
+        let clients = Clients {
+            plain: client().build().map_err(BindError::Webhook)?,
+            guarded: client().dns_resolver(net::Guarded).build().map_err(BindError::Webhook)?,
+        };
         let store = durable::open(&config).await?;
         let outbox: Arc<dyn Outbox> = match &store {
             Some(store) => Arc::new(store.clone()),
             None => Arc::new(MemoryOutbox::new(config.webhooks.capacity)),
         };
-        let webhooks = Webhooks::with_outbox(&config.webhooks, client, outbox, &tracker, delivery.clone());
+        let kept = store.clone().map(|store| Arc::new(store) as Arc<dyn EndpointStore>);
+        let webhooks = Webhooks::with_store(&config.webhooks, clients, (outbox, kept), &tracker, delivery.clone());
         let metrics = Arc::new(Metrics::default());
         export(&metrics, &audiosocket, &webhooks);
         if let Some(store) = &store {
@@ -145,7 +151,7 @@ impl App {
         let announcements = Arc::new(Announced::new(ttl, config.http.max_announcements, store.clone()));
         let state = api::State {
             announcements: Arc::clone(&announcements),
-            webhooks,
+            webhooks: webhooks.clone(),
             readiness: Arc::default(),
             metrics: Arc::clone(&metrics),
             allow_hosts: config.routing.allow_hosts.clone().into(),
@@ -168,6 +174,7 @@ impl App {
             announcements,
             registry: Registry::default(),
             metrics,
+            webhooks,
             events: sender,
             stop: CancellationToken::new(),
             refuse: CancellationToken::new(),

@@ -16,6 +16,15 @@ use crate::{
 /// Longest address or greeting that is taken from a receiver's answer, in bytes.
 const MAX_TEXT: usize = 8 * 1024;
 
+/// Code of an address that a receiver may not name.
+const REFUSED: &str = "api.call.refused";
+
+/// What a receiver may name, and what of it was refused.
+struct Rules<'a> {
+    allow: &'a [net::Pattern],
+    refused: Vec<String>,
+}
+
 /// An announced call.
 #[derive(Debug, PartialEq)]
 pub(super) struct Request {
@@ -96,42 +105,47 @@ pub(super) async fn announce<A: Announcements>(state: &State<A>, request: Reques
     }
     // a failure has been logged there, and the call goes on without
     let Ok(said) = state.webhooks.initiate(uuid, &announcement.payload).await else { return answer };
-    if let Some(url) = overriding(uuid, &said, &announcement.payload, &state.allow_hosts) {
+    let mut rules = Rules { allow: &state.allow_hosts, refused: Vec::new() };
+    if let Some(url) = overriding(uuid, &said, &announcement.payload, &mut rules) {
         info!(%uuid, "Overriding STS URL: {}", shown::url(&url));
         announcement.sts_url = Some(url.clone());
         answer = Answer { sts_url: Some(url), r#override: true };
     }
-    if route(uuid, &said, &mut announcement, &state.allow_hosts) || answer.r#override {
+    if route(uuid, &said, &mut announcement, &mut rules) || answer.r#override {
         state.announcements.put(uuid, announcement).await;
+    }
+    for refused in rules.refused {
+        state.webhooks.service_refused(uuid, REFUSED, &refused).await;
     }
     answer
 }
 
 /// The speech-to-speech service that the receiver wants, with the payload appended to it as well.
-fn overriding(uuid: Uuid, said: &Value, payload: &Map<String, Value>, allow: &[net::Pattern]) -> Option<String> {
-    service(uuid, said, "sts_url", allow).map(|url| sts_url::append(url, payload))
+fn overriding(uuid: Uuid, said: &Value, payload: &Map<String, Value>, rules: &mut Rules<'_>) -> Option<String> {
+    service(uuid, said, "sts_url", rules).map(|url| sts_url::append(url, payload))
 }
 
 /// A service of the receiver's choice: its own word, but not every address is one.
-fn service(uuid: Uuid, said: &Value, name: &'static str, allow: &[net::Pattern]) -> Option<Url> {
+fn service(uuid: Uuid, said: &Value, name: &'static str, rules: &mut Rules<'_>) -> Option<Url> {
     let text = member(uuid, said, name)?;
     let url = match sts_url::parse(text) {
         Ok(url) => url,
         Err(reason) => return ignored(uuid, name, &reason),
     };
-    match net::check(&url, allow) {
+    match net::check(&url, rules.allow) {
         Ok(()) => Some(url),
         Err(refused) => {
-            error!(%uuid, code = "api.call.refused", "{name} of the webhook's answer is refused, the call goes on without: {refused}");
+            error!(%uuid, code = REFUSED, "{name} of the webhook's answer is refused, the call goes on without: {refused}");
+            rules.refused.push(format!("{name} of the webhook's answer: {refused}"));
             None
         }
     }
 }
 
 /// Takes what the answer may hold beyond the contract; whether there was anything.
-fn route(uuid: Uuid, said: &Value, announcement: &mut Announcement, allow: &[net::Pattern]) -> bool {
+fn route(uuid: Uuid, said: &Value, announcement: &mut Announcement, rules: &mut Rules<'_>) -> bool {
     let [asr_url, llm_url, tts_url] =
-        ["asr_url", "llm_url", "tts_url"].map(|name| service(uuid, said, name, allow).map(String::from));
+        ["asr_url", "llm_url", "tts_url"].map(|name| service(uuid, said, name, rules).map(String::from));
     if let (Some(_), true) = (&announcement.sts_url, asr_url.is_some() || llm_url.is_some() || tts_url.is_some()) {
         warn!(%uuid, code = "api.call.unused", "asr_url, llm_url and tts_url of the webhook's answer have no effect beside an STS URL");
     }
@@ -170,8 +184,9 @@ pub fn fuzz_body(body: &[u8]) -> Result<String, String> {
 pub fn fuzz_answer(body: &[u8]) -> Option<(Option<String>, Announcement)> {
     let said: Value = serde_json::from_slice(body).ok()?;
     let mut announcement = Announcement::default();
-    let url = overriding(Uuid::nil(), &said, &Map::new(), &[]);
-    route(Uuid::nil(), &said, &mut announcement, &[]);
+    let mut rules = Rules { allow: &[], refused: Vec::new() };
+    let url = overriding(Uuid::nil(), &said, &Map::new(), &mut rules);
+    route(Uuid::nil(), &said, &mut announcement, &mut rules);
     Some((url, announcement))
 }
 
@@ -248,9 +263,15 @@ mod tests {
         ] {
             let said = serde_json::json!({"sts_url": url, "llm_url": url});
             let mut announcement = Announcement::default();
-            assert_eq!(overriding(Uuid::nil(), &said, &Map::new(), &[]).is_some(), open, "{url}");
-            assert_eq!(overriding(Uuid::nil(), &said, &Map::new(), &allow).is_some(), narrowed, "{url}");
-            assert_eq!(route(Uuid::nil(), &said, &mut announcement, &allow), narrowed, "{url}");
+            let mut anywhere = Rules { allow: &[], refused: Vec::new() };
+            assert_eq!(overriding(Uuid::nil(), &said, &Map::new(), &mut anywhere).is_some(), open, "{url}");
+            let mut rules = Rules { allow: &allow, refused: Vec::new() };
+            assert_eq!(overriding(Uuid::nil(), &said, &Map::new(), &mut rules).is_some(), narrowed, "{url}");
+            assert_eq!(route(Uuid::nil(), &said, &mut announcement, &mut rules), narrowed, "{url}");
+            assert_eq!(
+                (anywhere.refused.len(), rules.refused.len()),
+                (usize::from(!open), if narrowed { 0 } else { 2 })
+            );
         }
     }
 
@@ -272,9 +293,10 @@ mod tests {
 
         #[test]
         fn any_answer_of_a_receiver_is_taken_or_ignored(said in json()) {
-            let url = overriding(Uuid::nil(), &said, &Map::new(), &[]);
+            let mut rules = Rules { allow: &[], refused: Vec::new() };
+            let url = overriding(Uuid::nil(), &said, &Map::new(), &mut rules);
             prop_assert_eq!(url, None, "no generated string is an address");
-            route(Uuid::nil(), &said, &mut Announcement::default(), &[]);
+            route(Uuid::nil(), &said, &mut Announcement::default(), &mut rules);
         }
     }
 }

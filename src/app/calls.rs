@@ -26,6 +26,7 @@ use crate::{
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
     session::{Announcement, Announcements, Entry, Registry, Session, Summary},
     telemetry::metrics::Metrics,
+    webhook::Webhooks,
 };
 
 /// How long looking up an announced call may take; then the configured services serve it.
@@ -50,6 +51,7 @@ pub(super) struct Calls {
     pub announcements: Arc<Announced>,
     pub registry: Registry,
     pub metrics: Arc<Metrics>,
+    pub webhooks: Webhooks,
     pub events: mpsc::Sender<Envelope>,
     /// Ends every call.
     pub stop: CancellationToken,
@@ -118,6 +120,9 @@ impl Calls {
             warn!("looking up the announcement took too long: the configured services serve this call");
             None
         });
+        if let Some(announced) = &announcement {
+            self.webhooks.describe(id, &announced.payload);
+        }
         let admitted = self.admit(announcement.as_ref());
         let outgoing = self.outgoing_for(announcement.as_ref());
         let (route, permit) = match admitted {
@@ -126,6 +131,7 @@ impl Calls {
                 self.metrics.count(&self.metrics.refused, refusal.code());
                 warn!(code = refusal.code(), peer = %identified.peer, "call refused, the dialplan goes on: {refusal}");
                 identified.refuse().await;
+                self.webhooks.refused(id, uuid, refusal.code()).await;
                 return None;
             }
         };

@@ -26,11 +26,10 @@ const SPARE: Duration = Duration::from_secs(30);
 /// The store, unless nothing would be kept in it: no receiver and no database that others look into.
 pub(super) async fn open(config: &Config) -> Result<Option<Store>, StoreError> {
     let url = config.database.url.clone().filter(|url| !url.is_empty());
-    let receiver = config.webhooks.url.as_deref().is_some_and(|url| !url.is_empty());
-    if url.is_none() && (!receiver || config.data_dir.as_os_str().is_empty()) {
+    if url.is_none() && (!config.webhooks.has_receivers() || config.data_dir.as_os_str().is_empty()) {
         return Ok(None);
     }
-    let timeout = Duration::from_millis(config.webhooks.timeout_ms);
+    let timeout = config.webhooks.longest_attempt();
     let config = store::Config {
         data_dir: config.data_dir.clone(),
         url,

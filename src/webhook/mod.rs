@@ -28,6 +28,7 @@ pub use outbox::{Due, Entry, Full, Outbox, Outcome, Phase, Recipient, Report};
 pub use redact::{NotAPath, REDACTED, Redaction};
 use serde::Deserialize;
 pub use settings::{DEFAULT, EndpointConfig, Fault};
+pub use sign::EndpointStore;
 pub use stats::Stats;
 
 use self::schedule::Retry;

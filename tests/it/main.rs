@@ -15,6 +15,7 @@ mod durable;
 mod fuzz_smoke;
 mod hostile;
 mod image;
+mod receivers;
 mod store;
 mod store_faults;
 mod store_kill;
