@@ -16,6 +16,7 @@ mod fuzz_smoke;
 mod hostile;
 mod image;
 mod receivers;
+mod schema;
 mod store;
 mod store_faults;
 mod store_kill;

@@ -290,7 +290,10 @@ impl EndpointStore for Table {
     }
 
     fn disable<'a>(&'a self, _: &'a str, reason: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(async { Ok(self.0.lock().await.1 = Some(reason.to_owned())) })
+        Box::pin(async {
+            self.0.lock().await.1 = Some(reason.to_owned());
+            Ok(())
+        })
     }
 }
 
