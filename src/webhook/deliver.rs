@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Map, Value};
 use tokio::{
-    sync::{Notify, OnceCell},
+    sync::Notify,
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,13 +17,12 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Config, DEFAULT, Due, Entry, Failed, Full, MemoryOutbox, Outbox, Outcome, Phase, Recipient, Redaction, Report,
-    Stats, Unusable, body,
+    Config, Due, Entry, Failed, Full, MemoryOutbox, Outbox, Outcome, Phase, Recipient, Redaction, Report, Stats, body,
     catalogue::{CALL_COMPLETED, ENDPOINT_DISABLED, SERVICE_FAILED},
-    endpoint::{Clients, Endpoint, Post, Request},
-    receiver::{Receiver, tag},
+    endpoint::{Clients, Endpoint, Reply, Request},
+    receiver::{Receiver, receiver, tag},
     report::{Calls, Known},
-    settings::{Ready, Target},
+    settings::Target,
     shown,
     sign::{EndpointStore, Keyring},
     template::Context,
@@ -52,6 +51,7 @@ pub(super) struct Shared {
     pub outbox: Arc<dyn Outbox>,
     pub stats: Arc<Stats>,
     pub cancel: CancellationToken,
+    tracker: TaskTracker,
     redaction: Redaction,
     /// `None`: nobody wants to know what happened on a call as a whole.
     calls: Option<Calls>,
@@ -125,7 +125,9 @@ impl Webhooks {
     #[must_use]
     pub fn disabled() -> Self {
         let (config, outbox) = (Config::default(), Arc::new(MemoryOutbox::new(1)));
-        Self { shared: Arc::new(Shared::new(&config, Vec::new(), outbox, CancellationToken::new())) }
+        Self {
+            shared: Arc::new(Shared::new(&config, Vec::new(), outbox, (TaskTracker::new(), CancellationToken::new()))),
+        }
     }
 
     pub(super) fn run(
@@ -136,7 +138,7 @@ impl Webhooks {
         cancel: CancellationToken,
     ) -> Self {
         let receivers: Vec<_> = receivers.into_iter().map(Arc::new).collect();
-        let shared = Arc::new(Shared::new(config, receivers.clone(), outbox, cancel.clone()));
+        let shared = Arc::new(Shared::new(config, receivers.clone(), outbox, (tracker.clone(), cancel.clone())));
         for receiver in receivers {
             if receiver.store.is_some() {
                 let (cancel, receiver) = (cancel.clone(), Arc::clone(&receiver));
@@ -241,8 +243,28 @@ impl Webhooks {
         let Some(receiver) = shared.receivers.iter().find(|receiver| receiver.is_contract()) else {
             return Err(Failed::Disabled);
         };
-        let request = Request { id, place: None, attempt: 1, url: None, body, answer: true };
-        let answer = receiver.ask(request).await.result.and_then(|answer| {
+        let request = Request { id, place: None, attempt: 1, url: None, body: body.clone(), answer: true };
+        let begin = Instant::now();
+        let Reply { status, result, refusal } = receiver.ask(request).await;
+        let mut report = Report {
+            status: status.map(|status| status.as_u16()),
+            latency: begin.elapsed(),
+            answer: refusal,
+            error: None,
+        };
+        let outcome = if result.is_ok() { Outcome::Delivered } else { Outcome::GivenUp };
+        report.error = result.as_ref().err().map(ToString::to_string);
+        if let Some(store) = receiver.store.clone() {
+            let (kind, to) = (body::CALL_INITIATED.into(), vec![Recipient::plain(Arc::clone(&receiver.name))]);
+            let entry = Entry { id, call, uuid, kind, at, phase: Phase::End, body, to };
+            // the dialplan does not wait for the disk
+            shared.tracker.spawn(async move {
+                if let Err(reason) = store.asked(entry, outcome, report).await {
+                    warn!(%uuid, %reason, "what became of {} could not be recorded", tag(body::CALL_INITIATED));
+                }
+            });
+        }
+        let answer = result.and_then(|answer| {
             serde_json::from_slice(&answer).map_err(|error| Failed::Answer(format!("not JSON: {error}")))
         });
         match &answer {
@@ -279,33 +301,13 @@ impl Webhooks {
     }
 }
 
-/// A receiver that nothing has been sent to yet.
-pub(super) fn receiver(
-    name: &str,
-    ready: Ready,
-    post: Arc<dyn Post>,
-    keyring: Keyring,
-    store: Option<Arc<dyn EndpointStore>>,
-) -> Receiver {
-    Receiver {
-        name: name.into(),
-        stored_keys: ready.keys.is_none(),
-        events: ready.events,
-        post,
-        schedule: ready.schedule,
-        concurrency: ready.concurrency,
-        pause: (ready.rate > 0.0).then(|| Duration::from_secs_f64(1.0 / ready.rate.max(0.001))),
-        payload: ready.payload,
-        target: Some(ready.target),
-        keyring,
-        store,
-        prepared: OnceCell::new(),
-        disabled: false.into(),
-    }
-}
-
 impl Shared {
-    fn new(config: &Config, receivers: Vec<Arc<Receiver>>, outbox: Arc<dyn Outbox>, cancel: CancellationToken) -> Self {
+    fn new(
+        config: &Config,
+        receivers: Vec<Arc<Receiver>>,
+        outbox: Arc<dyn Outbox>,
+        (tracker, cancel): (TaskTracker, CancellationToken),
+    ) -> Self {
         let needs_calls = |to: &Arc<Receiver>| {
             to.wants(CALL_COMPLETED) || to.payload.is_some() || matches!(to.target, Some(Target::Template(_)))
         };
@@ -315,6 +317,7 @@ impl Shared {
             outbox,
             stats: Arc::default(),
             cancel,
+            tracker,
             // checked with the settings
             redaction: Redaction::parse(&config.redact).unwrap_or_default(),
             settled: Notify::new(),
@@ -458,53 +461,6 @@ impl Shared {
             error!(code = "webhook.full", lost = loud.lost, "Webhook events are being lost: {full}");
             *loud = Loud { at: Some(now), lost: 0 };
         }
-    }
-}
-
-impl Config {
-    /// Every receiver with its settings as deliveries need them.
-    pub(super) fn receivers(&self) -> Vec<(String, Result<Ready, Unusable>)> {
-        let contract = match self.contract() {
-            Ok(None) => None,
-            Ok(Some(ready)) => Some((DEFAULT.to_owned(), Ok(ready))),
-            Err(reason) => Some((DEFAULT.to_owned(), Err(reason))),
-        };
-        let more = self.endpoints.iter().map(|(name, endpoint)| {
-            let ready = endpoint.ready(&self.allow_hosts).map_err(|faults| match faults.into_iter().next() {
-                Some(fault) => Unusable::Setting(fault.key, fault.reason),
-                None => Unusable::Setting("url".to_owned(), "cannot be used".to_owned()),
-            });
-            (name.clone(), ready)
-        });
-        contract.into_iter().chain(more).collect()
-    }
-
-    /// Whether these settings can work.
-    ///
-    /// # Errors
-    /// The first thing that cannot.
-    pub fn check(&self) -> Result<(), Unusable> {
-        Redaction::parse(&self.redact)?;
-        self.receivers().into_iter().try_for_each(|(_, ready)| ready.map(drop))
-    }
-
-    /// Whether anybody gets events.
-    #[must_use]
-    pub fn has_receivers(&self) -> bool {
-        self.url.as_deref().is_some_and(|url| !url.is_empty()) || !self.endpoints.is_empty()
-    }
-
-    /// How long the slowest attempt may take.
-    #[must_use]
-    pub fn longest_attempt(&self) -> Duration {
-        let of_endpoints = self.endpoints.values().map(|endpoint| endpoint.timeout_ms).max().unwrap_or_default();
-        Duration::from_millis(self.timeout_ms.max(of_endpoints))
-    }
-
-    /// Whether an event that fails at the receiver of `WEBHOOK_URL` is not tried again.
-    #[must_use]
-    pub fn tries_once(&self) -> bool {
-        self.url.as_deref().is_some_and(|url| !url.is_empty()) && self.retry == super::schedule::Retry::Times(0)
     }
 }
 

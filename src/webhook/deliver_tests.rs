@@ -10,7 +10,11 @@ use tokio::time::{advance, sleep};
 use super::*;
 use crate::{
     call::{EndReason, Role},
-    webhook::{EndpointConfig, endpoint::Reply, schedule::Retry},
+    webhook::{
+        EndpointConfig, Unusable,
+        endpoint::{Post, Reply},
+        schedule::Retry,
+    },
 };
 
 /// What it does with a request whose body contains the text.

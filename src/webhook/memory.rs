@@ -4,6 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_core::future::BoxFuture;
@@ -18,6 +19,9 @@ use super::{
 };
 use crate::call::CallId;
 
+/// How long after a call's last event one more may come (its report): its number follows.
+const FORGET: Duration = Duration::from_secs(60);
+
 /// An outbox in this process's memory: bounded, and empty after a restart.
 #[derive(Debug)]
 pub struct MemoryOutbox {
@@ -31,6 +35,8 @@ struct Inner {
     endpoints: HashMap<Arc<str>, Lanes>,
     deliveries: usize,
     bytes: usize,
+    /// Calls whose last event has come, and when: endpoints that did not get it have to forget the call too.
+    ended: VecDeque<(Instant, CallId)>,
 }
 
 /// The deliveries to one endpoint.
@@ -75,6 +81,10 @@ impl MemoryOutbox {
         }
         inner.deliveries += entry.to.len();
         inner.bytes += bytes;
+        inner.forget(Instant::now());
+        if entry.phase == Phase::End {
+            inner.ended.push_back((Instant::now(), entry.call));
+        }
         for to in &entry.to {
             inner.endpoints.entry(Arc::clone(&to.endpoint)).or_default().push(entry, to);
         }
@@ -89,6 +99,24 @@ impl MemoryOutbox {
         }
         let lanes = inner.endpoints.entry(endpoint.into()).or_default();
         Err((Arc::clone(&lanes.wake), None))
+    }
+}
+
+impl Inner {
+    /// Forgets calls that ended a while ago where nothing of them waits.
+    fn forget(&mut self, now: Instant) {
+        while let Some(&(at, call)) = self.ended.front()
+            && now.duration_since(at) >= FORGET
+        {
+            self.ended.pop_front();
+            for lanes in self.endpoints.values_mut() {
+                match lanes.by_call.get_mut(&call) {
+                    Some(lane) if lane.events.is_empty() => drop(lanes.by_call.remove(&call)),
+                    Some(lane) => lane.over = true,
+                    None => {}
+                }
+            }
+        }
     }
 }
 
@@ -189,7 +217,7 @@ impl Outbox for MemoryOutbox {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use futures_util::FutureExt;
     use uuid::Uuid;
@@ -317,5 +345,25 @@ mod tests {
             ]
         );
         assert!(outbox.lock().endpoints.values().all(|lanes| lanes.by_call.is_empty()), "lanes of dead calls stay");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_forgotten_by_endpoints_that_do_not_get_its_end() {
+        let outbox = MemoryOutbox::new(100);
+        let call = CallId::new();
+        let mut ended = event(call, CallEvent::Ended(EndReason::CallerHangup));
+        ended.to = vec![Recipient::plain("elsewhere".into())];
+        outbox.put(said(call, "1")).await.unwrap();
+        let due = outbox.next(HERE).await;
+        outbox.mark(&due, Outcome::Delivered, Report::default());
+        outbox.put(ended).await.unwrap();
+        outbox.put(said(call, "its report")).await.unwrap();
+        let due = outbox.next(HERE).await;
+        assert_eq!(due.seq, 2, "the number of what comes right after the end does not follow");
+        outbox.mark(&due, Outcome::Delivered, Report::default());
+        tokio::time::advance(FORGET).await;
+        outbox.put(said(CallId::new(), "x")).await.unwrap();
+        let inner = outbox.lock();
+        assert!(!inner.endpoints[HERE].by_call.contains_key(&call) && inner.ended.is_empty());
     }
 }

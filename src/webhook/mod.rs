@@ -8,6 +8,7 @@ mod endpoint;
 mod memory;
 mod outbox;
 mod receiver;
+mod receivers;
 mod redact;
 mod report;
 pub mod schedule;

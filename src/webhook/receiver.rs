@@ -20,7 +20,7 @@ use super::{
     deliver::Shared,
     endpoint::{Post, Reply, Request},
     schedule::{Schedule, Verdict},
-    settings::Target,
+    settings::{Ready, Target},
     sign::{self, EndpointStore, Keyring},
     template::Template,
 };
@@ -46,6 +46,31 @@ pub(super) struct Receiver {
     pub stored_keys: bool,
     pub prepared: OnceCell<()>,
     pub disabled: AtomicBool,
+}
+
+/// A receiver that nothing has been sent to yet.
+pub(super) fn receiver(
+    name: &str,
+    ready: Ready,
+    post: Arc<dyn Post>,
+    keyring: Keyring,
+    store: Option<Arc<dyn EndpointStore>>,
+) -> Receiver {
+    Receiver {
+        name: name.into(),
+        stored_keys: ready.keys.is_none(),
+        events: ready.events,
+        post,
+        schedule: ready.schedule,
+        concurrency: ready.concurrency,
+        pause: (ready.rate > 0.0).then(|| Duration::from_secs_f64(1.0 / ready.rate.max(0.001))),
+        payload: ready.payload,
+        target: Some(ready.target),
+        keyring,
+        store,
+        prepared: OnceCell::new(),
+        disabled: false.into(),
+    }
 }
 
 impl Receiver {

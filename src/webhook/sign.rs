@@ -16,6 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::Rng as _;
 use ring::hmac;
 
+use super::{Entry, Outcome, Report};
+
 /// Header: identity of the event, the same at every attempt. Receivers use it to recognise what they have had before.
 pub const ID: HeaderName = HeaderName::from_static("webhook-id");
 /// Header: when this attempt was signed, in s since 1970. Receivers refuse what is too old.
@@ -204,6 +206,13 @@ pub trait EndpointStore: Send + Sync + 'static {
 
     /// Disables the endpoint until somebody enables it.
     fn disable<'a>(&'a self, endpoint: &'a str, reason: &'a str) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Records an event whose only attempt, at the endpoint that decides about a call, has been made: a dead letter unless it was
+    /// delivered.
+    fn asked(&self, entry: Entry, outcome: Outcome, report: Report) -> BoxFuture<'_, Result<(), String>> {
+        let _ = (entry, outcome, report);
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// The stored keys of `endpoint`, made and stored at the first start.

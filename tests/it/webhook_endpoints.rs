@@ -6,9 +6,10 @@ use futures_core::future::BoxFuture;
 use hark::{
     call::{CallEvent, CallId, EndReason, Envelope, EventId, Fault, Role},
     webhook::{
-        Config, EndpointConfig, MemoryOutbox, Webhooks,
+        Config, EndpointConfig, EndpointStore, MemoryOutbox, Outbox, Webhooks,
         schedule::Retry,
-        sign::{EndpointStore, Keys},
+        sign::Keys,
+        store::{Filter, State, Store},
     },
 };
 use serde_json::{Map, Value, json};
@@ -20,6 +21,7 @@ use crate::support::{
     PATIENCE, client,
     log::Log,
     receiver::{Receiver, Reply, Seen},
+    stores,
 };
 
 const UUID: Uuid = Uuid::from_u128(0x0192_f4c0_5a3e_7c1b_8d2e_0123_4567_89ab);
@@ -330,4 +332,52 @@ async fn that_an_endpoint_is_disabled_outlives_a_restart() {
     deliver(&with_table(&config, &table), &whole_call(CallId::new())[..2]).await;
     deliver(&with_table(&config, &table), &whole_call(CallId::new())[..2]).await;
     assert_eq!(receiver.seen().len(), 1);
+}
+
+fn with_sqlite(config: &Config, store: &Store) -> Webhooks {
+    let kept: Arc<dyn EndpointStore> = Arc::new(store.clone());
+    let outbox: Arc<dyn Outbox> = Arc::new(store.clone());
+    Webhooks::with_store(config, client(), (outbox, Some(kept)), &TaskTracker::new(), CancellationToken::new())
+}
+
+#[tokio::test]
+async fn a_real_store_keeps_secrets_numbers_dead_letters_and_what_was_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let deciding = Receiver::as_shipped("s", 1_000).await;
+    let gone = Receiver::start(|_| Reply::new(410, "")).await;
+    let crm = Receiver::kind().await;
+    let endpoints =
+        config([("crm", endpoint(&crm.url, &["*"])), ("gone", endpoint(&gone.url, &["call_started", "call_ended"]))]);
+    let config = Config { url: Some(deciding.url.clone()), secret: Some("s".to_owned()), ..endpoints };
+    for round in 1..=2 {
+        let store = stores::open(&stores::sqlite(dir.path())).await;
+        let webhooks = with_sqlite(&config, &store);
+        webhooks.initiate(UUID, &metadata()).await.unwrap_err();
+        let call = CallId::new();
+        webhooks.describe(call, &metadata());
+        deliver(&webhooks, &whole_call(call)).await;
+        crm.wait_for(round * 6 + 1).await;
+        assert_eq!(gone.seen().len(), 1, "a disabled endpoint is asked again in round {round}");
+        let key = store.secrets("crm").await.unwrap().remove(0).secret;
+        assert!(crm.seen().iter().all(|seen| verifies(seen, &key)), "another secret in round {round}");
+        assert_ne!(key, store.secrets("default").await.unwrap().remove(0).secret, "one secret for two");
+        let filter = Filter { state: Some(State::Dead), limit: 100, ..Filter::default() };
+        let dead = || store.list(&filter);
+        let asked = async {
+            while dead().await.unwrap().iter().filter(|dead| dead.kind == "call_initiated").count() < round {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.expect("call_initiated is no dead letter");
+        let of_gone = dead().await.unwrap().iter().filter(|dead| dead.endpoint == "gone").count();
+        assert_eq!(of_gone, round * 2);
+        store.close(Instant::now() + PATIENCE).await;
+    }
+    let of_calls = |seen: &[Seen]| {
+        seen.iter()
+            .filter(|seen| seen.kind() == "call_completed")
+            .map(|seen| seen.header("hark-sequence").unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of_calls(&crm.seen()), ["5", "5"]);
 }

@@ -293,7 +293,8 @@ impl Store {
         let now = self.core.clock.now();
         let seq = self.write(move |connection| {
             Box::pin(async move {
-                let event = "INSERT INTO events (id, call, uuid, kind, at, body) VALUES ($1, $2, $3, $4, $5, $6)";
+                // other endpoints may have it already
+                let event = "INSERT INTO events (id, call, uuid, kind, at, body) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
                 sqlx::query(event)
                     .bind(bytes(entry.id))
                     .bind(bytes(entry.call))

@@ -6,6 +6,7 @@ mod admin;
 mod batch;
 mod calls;
 mod db;
+mod endpoints;
 mod error;
 mod housekeeping;
 mod owner;
