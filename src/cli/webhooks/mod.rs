@@ -198,7 +198,7 @@ async fn carry_out(store: &Store, config: &Config, command: Command) -> Result<P
         Command::Test { endpoint, wait } => test(store, endpoint, Duration::from_secs(wait)).await,
         Command::Enable { endpoint } => {
             store.set_disabled(&endpoint, None).await?;
-            Ok(vec![format!("{endpoint} is enabled; a gateway that runs notices at its next start")])
+            Ok(vec![format!("{endpoint} is enabled; a gateway that runs notices within 10 s")])
         }
         Command::Secret(command) => secret(store, config, command).await,
     }
