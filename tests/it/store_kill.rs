@@ -103,7 +103,7 @@ async fn live(dir: &Path, url: &str, life: Duration) -> Vec<(String, String)> {
 fn first_sights(seen: &[Seen]) -> HashMap<String, Vec<String>> {
     let (mut calls, mut bodies) = (HashMap::<String, Vec<String>>::new(), HashMap::<String, &str>::new());
     for seen in seen {
-        let (call, id) = (seen.header("hark-call-id").unwrap(), seen.header("hark-event-id").unwrap());
+        let (call, id) = (seen.header("hark-call-id").unwrap(), seen.header("webhook-id").unwrap());
         match bodies.insert(id.to_owned(), &seen.body) {
             Some(before) => assert_eq!(before, seen.body, "one event, two bodies"),
             None => calls.entry(call.to_owned()).or_default().push(id.to_owned()),
