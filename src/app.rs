@@ -325,24 +325,5 @@ fn export(metrics: &Metrics, audiosocket: &audiosocket::Listener, webhooks: &Web
             stats.read().get(index).map_or(0, |(.., value)| *value)
         });
     }
-    webhook_metrics(metrics, webhooks);
-}
-
-fn webhook_metrics(metrics: &Metrics, webhooks: &Webhooks) {
-    use std::sync::atomic::Ordering::Relaxed;
-    let stats = webhooks.stats();
-    metrics.register_gauge_fn("webhook_events_queued", "Events that wait for delivery", move || {
-        #[allow(clippy::cast_precision_loss, reason = "a count of thousands")]
-        let queued = stats.queued.load(Relaxed) as f64;
-        queued
-    });
-    let stats = webhooks.stats();
-    metrics.register_counter_fn("webhook_events_delivered", "Events delivered", move || stats.delivered.load(Relaxed));
-    let stats = webhooks.stats();
-    metrics.register_counter_fn("webhook_events_failed", "Events given up", move || stats.failed.load(Relaxed));
-    let stats = webhooks.stats();
-    metrics
-        .register_counter_fn("webhook_events_lost", "Events lost to a full outbox", move || stats.lost.load(Relaxed));
-    let stats = webhooks.stats();
-    metrics.register_counter_fn("webhook_retries", "Deliveries tried again", move || stats.retried.load(Relaxed));
+    webhooks.stats().show(metrics);
 }

@@ -237,7 +237,7 @@ async fn a_reset_at_any_byte_ends_that_call_alone() {
     gateway.until("hark_calls_active", 0).await;
     a_call_works(&gateway).await;
     gateway.until("hark_calls_active", 0).await;
-    gateway.until("hark_webhook_events_queued", 0).await;
+    gateway.until("hark_webhook_queued", 0).await;
     let seen = receiver.seen();
     let count = |kind: &str| seen.iter().filter(|seen| seen.kind() == kind).count();
     let whole = cuts.iter().filter(|cut| **cut >= 19).count();

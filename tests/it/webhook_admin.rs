@@ -73,7 +73,7 @@ async fn dead_letters_are_listed_shown_and_sent_again_beside_a_gateway_that_runs
     let receiver = answering(&[422, 422]).await;
     let gateway = gateway(dir.path(), &receiver, |_| {}).await;
     call(&gateway).await;
-    gateway.until("hark_webhook_events_failed_total", 2).await;
+    gateway.until("hark_webhook_failed_total", 2).await;
 
     let dead = lines(&told(dir.path(), &["list", "--state", "dead", "--json"]).await);
     let kinds: Vec<_> = dead.iter().map(|one| (one["type"].clone(), one["status"].clone())).collect();
@@ -87,10 +87,10 @@ async fn dead_letters_are_listed_shown_and_sent_again_beside_a_gateway_that_runs
     assert_eq!(shown["attempts"].as_array().unwrap().len(), 1);
 
     assert_eq!(told(dir.path(), &["retry", started]).await, "1 to be sent again\n");
-    gateway.until("hark_webhook_events_delivered_total", 1).await;
+    gateway.until("hark_webhook_delivered_total", 1).await;
     assert_eq!(told(dir.path(), &["retry-dead", "--endpoint", "nobody"]).await, "0 to be sent again\n");
     assert_eq!(told(dir.path(), &["retry-dead"]).await, "1 to be sent again\n");
-    gateway.until("hark_webhook_events_delivered_total", 2).await;
+    gateway.until("hark_webhook_delivered_total", 2).await;
     let seen: Vec<Value> = receiver.seen().iter().map(|seen| serde_json::from_str(&seen.body).unwrap()).collect();
     let kinds: Vec<_> = seen.iter().map(|body| body["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["call_started", "call_ended", "call_started", "call_ended"]);
@@ -124,7 +124,7 @@ async fn the_api_says_the_same_to_whoever_may_ask() {
     let receiver = answering(&[404]).await;
     let gateway = gateway(dir.path(), &receiver, |_| {}).await;
     call(&gateway).await;
-    gateway.until("hark_webhook_events_delivered_total", 1).await;
+    gateway.until("hark_webhook_delivered_total", 1).await;
     let api = |path: &str| format!("http://{}/api/webhooks{path}", gateway.http);
     let get = async |path: &str| client().get(api(path)).send().await.unwrap();
     let post = async |path: &str, body: Value| client().post(api(path)).json(&body).send().await.unwrap();
@@ -145,7 +145,7 @@ async fn the_api_says_the_same_to_whoever_may_ask() {
     assert_eq!(shown["deliveries"][0]["attempts"][0]["status"], 404);
     let answer: Value = post(&format!("{path}/retry"), json!({"endpoint": "default"})).await.json().await.unwrap();
     assert_eq!(answer, json!({"retried": 1}));
-    gateway.until("hark_webhook_events_delivered_total", 2).await;
+    gateway.until("hark_webhook_delivered_total", 2).await;
     let answer: Value = post("/retry-dead", json!({})).await.json().await.unwrap();
     assert_eq!(answer, json!({"retried": 0}));
 

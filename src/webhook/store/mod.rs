@@ -194,6 +194,7 @@ impl Store {
     }
 
     fn core(db: Db, config: &Config) -> (Arc<Core>, mpsc::UnboundedReceiver<Orphan>) {
+        // holds no more than dead gateways had live calls, each of which limits.max_calls has bounded
         let (orphans, orphaned) = mpsc::unbounded_channel();
         let core = Core {
             db,
