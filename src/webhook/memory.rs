@@ -135,6 +135,7 @@ impl Lanes {
             url: to.url.clone(),
             body: to.body.clone().unwrap_or_else(|| entry.body.clone()),
             attempt: 1,
+            tries_before: 0,
         });
         if lane.events.len() == 1 {
             self.ready.push_back(entry.call);

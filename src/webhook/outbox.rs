@@ -124,6 +124,16 @@ pub struct Due {
     pub body: Bytes,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// Attempts that were made before a person last had it sent again.
+    pub tries_before: u32,
+}
+
+impl Due {
+    /// Which attempt of its schedule this is, from 1: that begins anew when a person has the event sent again.
+    #[must_use]
+    pub const fn scheduled(&self) -> u32 {
+        self.attempt.saturating_sub(self.tries_before)
+    }
 }
 
 /// What became of an attempt.

@@ -177,7 +177,7 @@ impl Receiver {
             self.disable(due, shared).await;
         }
         let wait = match verdict {
-            Verdict::Retry(asked) => self.schedule.wait(due.attempt, asked, rand::random()),
+            Verdict::Retry(asked) => self.schedule.wait(due.scheduled(), asked, rand::random()),
             _ => None,
         };
         let Some(wait) = wait else {
@@ -189,7 +189,7 @@ impl Receiver {
         };
         warn!(
             call = %due.call, uuid = %due.uuid, event = %due.id, endpoint = %self.name, %reason, code = "webhook.retry",
-            "{tag} Attempt {} of {attempts} failed, next in {} ms", due.attempt, wait.as_millis()
+            "{tag} Attempt {} of {attempts} failed, next in {} ms", due.scheduled(), wait.as_millis()
         );
         Outcome::RetryAfter(wait)
     }

@@ -52,6 +52,8 @@ promises!(
     a_retry_waits_for_its_time_and_holds_back_its_call_only,
     each_endpoint_counts_for_itself_and_has_its_own_body,
     dead_letters_are_listed_shown_and_sent_again,
+    whoever_sends_dead_letters_again_is_not_kept_by_those_that_die_again,
+    a_delivery_sent_again_begins_its_schedule_anew_and_goes_on_counting,
     calls_that_were_live_are_handed_out_until_their_end_is_put,
     announcements_expire_and_are_replaced,
     secrets_rotate_with_an_overlap,
@@ -195,7 +197,7 @@ async fn dead_letters_are_listed_shown_and_sent_again(config: Config) {
     done(&store, &last);
     for (entry, attempt) in [(&entries[0], 2), (&entries[2], 2)] {
         let due = next(&store).await;
-        assert_eq!((due.id, due.attempt), (entry.id, attempt));
+        assert_eq!((due.id, due.attempt, due.scheduled()), (entry.id, attempt, 1));
         done(&store, &due);
     }
     nothing_due(&store).await;
@@ -207,6 +209,54 @@ async fn dead_letters_are_listed_shown_and_sent_again(config: Config) {
     assert_eq!(store.retry(entries[1].id, Some(HERE)).await.unwrap(), 1, "a delivered one, once more");
     assert_eq!(next(&store).await.id, entries[1].id);
     assert_eq!(store.retry(entries[1].id, Some("nowhere")).await.unwrap(), 0);
+}
+
+async fn a_delivery_sent_again_begins_its_schedule_anew_and_goes_on_counting(config: Config) {
+    let store = open(&config).await;
+    let entry = said(CallId::new(), "x");
+    store.put(entry.clone()).await.unwrap();
+    let mut numbers = Vec::new();
+    for (last, outcome) in [
+        (1, Outcome::RetryAfter(Duration::ZERO)),
+        (2, Outcome::GivenUp),
+        (3, Outcome::RetryAfter(Duration::ZERO)),
+        (4, Outcome::GivenUp),
+        (5, Outcome::Delivered),
+    ] {
+        let due = next(&store).await;
+        numbers.push((due.attempt, due.scheduled()));
+        store.mark(&due, outcome, failed(500));
+        if outcome == Outcome::GivenUp {
+            assert_eq!(store.retry(entry.id, None).await.unwrap(), 1, "attempt {last}");
+        }
+    }
+    assert_eq!(numbers, [(1, 1), (2, 2), (3, 1), (4, 2), (5, 1)]);
+    nothing_due(&store).await;
+    let attempts = store.show(entry.id).await.unwrap().remove(0).attempts;
+    assert_eq!(attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+}
+
+async fn whoever_sends_dead_letters_again_is_not_kept_by_those_that_die_again(config: Config) {
+    let store = open(&config).await;
+    let entries: Vec<_> = (0..600).map(|n| said(CallId::new(), n)).collect();
+    futures_util::future::try_join_all(entries.iter().map(|entry| store.put(entry.clone()))).await.unwrap();
+    let worker = store.clone();
+    // refuses everything at once, for ever
+    let refusing = tokio::spawn(async move {
+        loop {
+            let due = next(&worker).await;
+            worker.mark(&due, Outcome::GivenUp, failed(404));
+        }
+    });
+    let all_dead = async || {
+        while store.left() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, all_dead()).await.unwrap();
+    let sent = timeout(PATIENCE, store.retry_dead(None, SystemTime::UNIX_EPOCH)).await.expect("it goes on for ever");
+    assert_eq!(sent.unwrap(), 600);
+    refusing.abort();
 }
 
 async fn calls_that_were_live_are_handed_out_until_their_end_is_put(config: Config) {
@@ -373,6 +423,43 @@ async fn what_is_no_database_is_refused_with_advice() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let refused = Store::open(&sqlite(file.path())).await.unwrap_err();
     assert_eq!(refused.code(), "store.directory");
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("hark.db").display());
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let dump = include_str!("../../fixtures/store/version1.sql");
+    sqlx::raw_sql(dump).execute(&mut connection).await.unwrap();
+    drop(connection);
+    let refused = Store::visit(&sqlite(dir.path())).await.unwrap_err();
+    assert!(
+        refused.code() == "store.version" && refused.to_string().contains("start this version's gateway"),
+        "{refused}"
+    );
+    let store = open(&sqlite(dir.path())).await;
+    assert_eq!(store.retry_dead(None, SystemTime::UNIX_EPOCH).await.unwrap(), 1);
+    let due = timeout(PATIENCE, store.next("default")).await.unwrap();
+    assert_eq!((&*due.kind, due.seq, due.attempt, due.scheduled()), ("call_initiated", 1, 2, 1));
+    store.put(Entry { to: vec![Recipient::plain("default".into())], ..said(due.call, "later") }).await.unwrap();
+    done(&store, &due);
+    assert_eq!(timeout(PATIENCE, store.next("default")).await.unwrap().seq, 2);
+    Store::visit(&sqlite(dir.path())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_of_the_first_version_is_brought_up_to_date() {
+    let postgres = Postgres::start().await;
+    let config = Config { url: Some(postgres.url()), ..Config::default() };
+    assert!(open(&config).await.close(soon()).await);
+    // the second version's step, backwards
+    let back = "ALTER TABLE deliveries DROP COLUMN tries_before; DELETE FROM _sqlx_migrations WHERE version > 1";
+    postgres.psql(back).unwrap();
+    assert_eq!(Store::visit(&config).await.unwrap_err().code(), "store.version");
+    let store = open(&config).await;
+    store.put(said(CallId::new(), "x")).await.unwrap();
+    assert_eq!(next(&store).await.tries_before, 0);
 }
 
 #[tokio::test]

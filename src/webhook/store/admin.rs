@@ -235,7 +235,8 @@ impl Store {
         Ok(shown)
     }
 
-    /// Sends an event again, whatever became of it; one that waits for its next attempt goes now. How many deliveries.
+    /// Sends an event again, whatever became of it, by a schedule that begins anew; one that waits for its next attempt goes now.
+    /// How many deliveries.
     ///
     /// # Errors
     /// The database does not work.
@@ -248,41 +249,46 @@ impl Store {
                 again(connection, &found, now).await
             })
         });
-        self.resent(sent.await)
+        Ok(self.resent(sent.await?))
     }
 
-    /// Sends dead letters again, of all endpoints or of one, which happened at or after `since`. How many.
+    /// Sends dead letters again by a schedule that begins anew, of all endpoints or of one, which happened at or after `since`. How many.
     ///
     /// # Errors
     /// The database does not work; some may have been sent.
     pub async fn retry_dead(&self, endpoint: Option<&str>, since: SystemTime) -> Result<u64> {
         let (since, now) = (millis(since), self.core.clock.now());
+        // never back: what dies again meanwhile is not sent again and again
+        let mut behind = (bytes(Uuid::nil()), String::new());
         let mut total = 0;
         loop {
-            let endpoint = endpoint.map(str::to_owned);
+            let (endpoint, (event, name)) = (endpoint.map(str::to_owned), behind);
             let sent = self.write(move |connection| {
                 Box::pin(async move {
-                    let sql = "SELECT endpoint, call, seq, at, state FROM deliveries WHERE state = 'dead' \
-                               AND (endpoint = $1 OR $1 IS NULL) AND at >= $2 ORDER BY event LIMIT $3";
-                    let query = sqlx::query(sql).bind(endpoint).bind(since).bind(PAGE);
+                    let sql = "SELECT event, endpoint, call, seq, at, state FROM deliveries WHERE state = 'dead' \
+                               AND (endpoint = $1 OR $1 IS NULL) AND at >= $2 AND (event, endpoint) > ($3, $4) \
+                               ORDER BY event, endpoint LIMIT $5";
+                    let query = sqlx::query(sql).bind(endpoint).bind(since).bind(event).bind(name).bind(PAGE);
                     let found = query.fetch_all(&mut *connection).await?;
-                    again(connection, &found, now).await
+                    let last =
+                        found.last().map(|row| Ok::<_, sqlx::Error>((row.try_get("event")?, row.try_get("endpoint")?)));
+                    Ok((again(connection, &found, now).await?, last.transpose()?))
                 })
             });
-            let sent = self.resent(sent.await)?;
-            total += sent;
-            if sent == 0 {
-                return Ok(total);
+            let (sent, last) = sent.await?;
+            total += self.resent(sent);
+            match last {
+                Some(last) => behind = last,
+                None => return Ok(total),
             }
         }
     }
 
-    fn resent(&self, sent: Result<(u64, i64)>) -> Result<u64> {
-        let (sent, more) = sent?;
+    fn resent(&self, (sent, more): (u64, i64)) -> u64 {
         self.core.changed(more);
         self.core.shelves.look_now();
         self.core.intake.wake.notify_one();
-        Ok(sent)
+        sent
     }
 
     /// Takes an event whose only attempt the caller is about to make. Its number; until [`Store::settle`] it is a dead letter.
@@ -353,7 +359,8 @@ async fn again(connection: &mut AnyConnection, found: &[AnyRow], now: i64) -> Re
         let state: String = row.try_get("state")?;
         let settled = i64::from(state != State::Pending.as_str());
         if settled == 1 {
-            let sql = "UPDATE deliveries SET state = 'pending', attempt = attempt + 1 WHERE endpoint = $1 AND call = $2 AND seq = $3";
+            let sql = "UPDATE deliveries SET state = 'pending', attempt = attempt + 1, tries_before = attempt \
+                       WHERE endpoint = $1 AND call = $2 AND seq = $3";
             let query = sqlx::query(sql).bind(endpoint.clone()).bind(call.clone()).bind(seq);
             query.execute(&mut *connection).await?;
         }

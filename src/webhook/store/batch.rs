@@ -340,7 +340,7 @@ pub(super) async fn claim(
     if leased == 0 {
         return Ok(Vec::new());
     }
-    let sql = "SELECT d.event AS event, d.call AS call, d.seq AS seq, d.attempt AS attempt, d.url AS url, e.uuid AS uuid, \
+    let sql = "SELECT d.event AS event, d.call AS call, d.seq AS seq, d.attempt AS attempt, d.tries_before AS tries_before, d.url AS url, e.uuid AS uuid, \
                e.kind AS kind, COALESCE(d.body, e.body) AS body \
                FROM lanes l JOIN deliveries d ON d.endpoint = l.endpoint AND d.call = l.call AND d.seq = l.leased_seq \
                JOIN events e ON e.id = d.event WHERE l.endpoint = $1 AND l.due_at = $2 AND l.owner = $3";
@@ -376,6 +376,7 @@ fn due(row: &AnyRow, endpoint: &Arc<str>) -> Result<Due> {
     let kind: String = row.try_get("kind")?;
     let url: Option<String> = row.try_get("url")?;
     let (seq, attempt): (i64, i64) = (row.try_get("seq")?, row.try_get("attempt")?);
+    let before: i64 = row.try_get("tries_before")?;
     Ok(Due {
         id: EventId::from(uuid(row, "event")?),
         endpoint: Arc::clone(endpoint),
@@ -386,5 +387,6 @@ fn due(row: &AnyRow, endpoint: &Arc<str>) -> Result<Due> {
         url: url.map(Arc::from),
         body: body.into(),
         attempt: u32::try_from(attempt).unwrap_or(u32::MAX),
+        tries_before: u32::try_from(before).unwrap_or_default(),
     })
 }

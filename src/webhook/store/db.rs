@@ -30,7 +30,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Connections for reading.
 const READERS: u32 = 4;
 
-const SCHEMA: &str = include_str!("schema.sql");
+/// The steps from an empty database to this version's tables. A step that was ever released stays as it is, to the letter.
+const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,9 +133,11 @@ impl Db {
             Dialect::Sqlite => "BLOB",
             Dialect::Postgres => "BYTEA",
         };
-        let sql = AssertSqlSafe(SCHEMA.replace("BYTES", bytes)).into_sql_str();
-        let migration = Migration::new(1, Cow::Borrowed("store"), MigrationType::Simple, sql, false);
-        let migrator = Migrator::with_migrations(vec![migration]);
+        let steps = (1..).zip(STEPS).map(|(version, step)| {
+            let sql = AssertSqlSafe(step.replace("BYTES", bytes)).into_sql_str();
+            Migration::new(version, Cow::Borrowed("store"), MigrationType::Simple, sql, false)
+        });
+        let migrator = Migrator::with_migrations(steps.collect());
         // run() cannot be used in a future that is to be Send
         let migrated = migrator.run_direct(None, connection, false).await;
         migrated.map_err(|error| match error {
@@ -143,6 +146,16 @@ impl Db {
             }
             other => StoreError::Version(other.to_string()),
         })
+    }
+
+    /// For somebody who changes no tables: whether they are those of this version, or of a later one.
+    pub async fn up_to_date(&self, connection: &mut AnyConnection) -> Result<(), StoreError> {
+        let applied = sqlx::query_as("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations").fetch_one(connection);
+        let (applied,): (i64,) = applied.await.map_err(|error| self.error(&error))?;
+        match usize::try_from(applied) {
+            Ok(applied) if applied < STEPS.len() => Err(StoreError::Older { applied, ours: STEPS.len() }),
+            _ => Ok(()),
+        }
     }
 
     /// How a transaction that writes begins: on SQLite it takes the write lock at once, because asking for it later can fail.

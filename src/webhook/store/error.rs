@@ -37,6 +37,16 @@ pub enum StoreError {
     /// The database's tables are not those of this version.
     #[error("the database was written by another version of Hark ({0}): use that version, or a new database")]
     Version(String),
+    /// The database's tables are those of an earlier version, and who opens it only looks.
+    #[error(
+        "the database was written by an earlier version of Hark (tables {applied}, ours are {ours}): start this version's gateway, which brings it up to date"
+    )]
+    Older {
+        /// The version of its tables.
+        applied: usize,
+        /// The version that this program works with.
+        ours: usize,
+    },
     /// The database's file is damaged.
     #[error(
         "the database is damaged ({0}): move hark.db, hark.db-wal and hark.db-shm away and start again; what was undelivered is in them"
@@ -82,7 +92,7 @@ impl StoreError {
             Self::Missing { .. } => "store.missing",
             Self::Directory { .. } => "store.directory",
             Self::Url(_) => "store.url",
-            Self::Version(_) => "store.version",
+            Self::Version(_) | Self::Older { .. } => "store.version",
             Self::Corrupt(_) => "store.corrupt",
             Self::Refused(_) => "store.refused",
             Self::Full(_) => "store.full",
@@ -106,6 +116,7 @@ impl StoreError {
                 | Self::Directory { .. }
                 | Self::Url(_)
                 | Self::Version(_)
+                | Self::Older { .. }
                 | Self::Corrupt(_)
                 | Self::Refused(_)
         )

@@ -38,6 +38,8 @@ pub(super) struct Writer {
     cancel: CancellationToken,
     connection: Option<AnyConnection>,
     registered: bool,
+    /// It owns nothing.
+    visits: bool,
     keeper: Option<JoinHandle<()>>,
     batch: Batch,
     /// Leases of transactions that failed: the commit may have reached the database all the same.
@@ -53,6 +55,7 @@ impl Writer {
             cancel,
             connection: None,
             registered: false,
+            visits: false,
             keeper: None,
             batch: Batch::default(),
             doubtful: Vec::new(),
@@ -62,7 +65,7 @@ impl Writer {
 
     /// For somebody who owns nothing: neither makes tables nor takes anything over.
     pub fn visitor(core: Arc<Core>, cancel: CancellationToken) -> Self {
-        Self { registered: true, ..Self::new(core, None, cancel) }
+        Self { registered: true, visits: true, ..Self::new(core, None, cancel) }
     }
 
     /// Makes the connection where there is none; the first time, prepares the database and takes over from the dead.
@@ -76,6 +79,8 @@ impl Writer {
             core.db.migrate(&mut connection).await?;
             self.register(&mut connection).await?;
             self.registered = true;
+        } else if self.visits {
+            core.db.up_to_date(&mut connection).await?;
         }
         let offset = core.db.clock_offset(&mut connection).await.map_err(|error| core.db.error(&error))?;
         core.clock.follow(offset);
