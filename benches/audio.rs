@@ -9,7 +9,10 @@ use hark::audio::vad::{Silero, Vad};
 use hark::audio::wav::Stripper;
 use hark::audio::{Frame, Rate, wav};
 use std::hint::black_box;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const CALLER: &[u8] = include_bytes!("../fixtures/audio/caller.wav");
 
@@ -69,24 +72,80 @@ fn resample(c: &mut Criterion) {
     group.finish();
 }
 
-/// Per 32 ms. With many calls each finds its state cold, which a tight loop over one hides.
+/// What else is done for a call between two results of its model: it pushes weights and states of other calls out of the cache.
+struct MediaPath {
+    resamplers: [Resampler; 2],
+    ambience: Ambience,
+    buffers: [Vec<i16>; 2],
+    socket: (UnixStream, UnixStream),
+}
+
+impl MediaPath {
+    fn new(ambience: &Ambience, call: usize) -> Self {
+        Self {
+            resamplers: [Resampler::new(8_000, 24_000), Resampler::new(24_000, 8_000)],
+            ambience: ambience.clone().starting_at(call * 997),
+            buffers: Default::default(),
+            socket: UnixStream::pair().unwrap_or_else(|error| panic!("350 socket pairs are needed: {error}")),
+        }
+    }
+
+    /// One 20 ms frame to a service at 24 kHz, back, mixed, and through a socket.
+    fn frame(&mut self, frame: &[i16]) {
+        let [up, down] = &mut self.buffers;
+        up.clear();
+        down.clear();
+        self.resamplers[0].process(frame, up);
+        self.resamplers[1].process(up, down);
+        self.ambience.mix_into(down);
+        let bytes: Vec<u8> = down.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        let mut back = vec![0; bytes.len()];
+        let done = self.socket.0.write_all(&bytes).and_then(|()| self.socket.1.read_exact(&mut back));
+        done.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// Per 32 ms. With many calls each finds its state, and after its media path also the weights, cold; a tight loop over one hides that.
 fn vad(c: &mut Criterion) {
     let mut group = c.benchmark_group("vad");
     let speech = speech();
     for (name, model) in [("8 kHz", Silero::narrowband()), ("16 kHz", Silero::wideband())] {
         let window = model.window_samples();
+        let at = |turn: usize| &speech[turn * window % (speech.len() - window)..][..window];
+        let mut turn = 0;
+        let mut warm = model.clone();
+        group.bench_function(BenchmarkId::new(name, "portable instructions"), |b| {
+            b.iter(|| {
+                turn += 1;
+                black_box(warm.push_portably(at(turn)))
+            });
+        });
         for calls in [1, 350] {
             let mut models = vec![model.clone(); calls];
-            let mut turn = 0;
             group.bench_function(BenchmarkId::new(name, format!("{calls} calls")), |b| {
                 b.iter(|| {
-                    let at = turn / calls * window % (speech.len() - window);
-                    let probability = models[turn % calls].push(&speech[at..][..window]);
                     turn += 1;
-                    black_box(probability)
+                    black_box(models[turn % calls].push(at(turn / calls)))
                 });
             });
         }
+        let ambience = Ambience::new(Arc::from(speech.clone()), 0.3);
+        let mut calls: Vec<_> = (0..350).map(|call| (model.clone(), MediaPath::new(&ambience, call))).collect();
+        group.bench_function(BenchmarkId::new(name, "350 calls with their media path (not counted)"), |b| {
+            b.iter_custom(|times| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..times {
+                    turn += 1;
+                    let (model, path) = &mut calls[turn % 350];
+                    path.frame(&at(turn)[..160]);
+                    path.frame(&at(turn + 1)[..160]);
+                    let start = Instant::now();
+                    black_box(model.push(at(turn / 350)));
+                    spent += start.elapsed();
+                }
+                spent
+            });
+        });
     }
     let mut vad = Vad::new(Rate::R8K);
     let frame = Frame::padded(Rate::R8K, &speech[8000..]);

@@ -2,7 +2,9 @@
 //!
 //! Thresholds, counts and hysteresis are not here: they belong to turn-taking.
 
+mod forward;
 mod silero;
+mod simd;
 mod weights;
 
 pub use silero::Silero;

@@ -20,29 +20,72 @@ fn listen(vad: &mut Vad, rate: Rate, samples: &[i16]) -> Vec<f32> {
     std::iter::from_fn(|| framer.pop()).filter_map(|frame| vad.push(&frame)).collect()
 }
 
-fn assert_equals_reference(heard: &[f32], reference: &str) {
-    let expected: Vec<f32> = reference.lines().map(|line| line.parse().unwrap()).collect();
+/// One probability per window, with the instructions of this processor and without.
+fn infer(model: &Silero, samples: &[i16]) -> [Vec<f32>; 2] {
+    let (mut fast, mut portable) = (model.clone(), model.clone());
+    let windows = samples.chunks_exact(model.window_samples());
+    windows.map(|window| (fast.push(window).unwrap(), portable.push_portably(window).unwrap())).unzip().into()
+}
+
+fn largest_difference(heard: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(heard.len(), expected.len());
-    let difference = |(a, b): (&f32, &f32)| (a - b).abs();
-    let largest = heard.iter().zip(&expected).map(difference).fold(0.0, f32::max);
-    println!("largest difference from ONNX Runtime: {largest:e}");
-    assert!(largest < 1e-5, "{largest:e}");
+    heard.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn assert_equals_reference(model: &Silero, samples: &[i16], reference: &str) {
+    let expected: Vec<f32> = reference.lines().map(|line| line.parse().unwrap()).collect();
+    let [fast, portable] = infer(model, samples);
+    for (name, heard) in [("with", &fast), ("without", &portable)] {
+        let largest = largest_difference(heard, &expected);
+        println!("largest difference from ONNX Runtime {name} the instructions of this processor: {largest:e}");
+        assert!(largest < 1e-5, "{name}: {largest:e}");
+    }
 }
 
 #[test]
 fn speech_at_8_khz_gives_the_probabilities_of_onnx_runtime() {
-    let mut vad = Vad::new(Rate::R8K);
-    let heard = listen(&mut vad, Rate::R8K, &caller(1));
-    assert_equals_reference(&heard, REFERENCE_8K);
-    // nothing of the first call is left after a reset
-    vad.reset();
-    let again = listen(&mut vad, Rate::R8K, &caller(1)[..16_000]);
-    assert_eq!(again, heard[..again.len()]);
+    assert_equals_reference(&Silero::narrowband(), &caller(1), REFERENCE_8K);
 }
 
 #[test]
 fn speech_at_16_khz_gives_the_probabilities_of_onnx_runtime() {
-    assert_equals_reference(&listen(&mut Vad::new(Rate::R16K), Rate::R16K, &caller(2)), REFERENCE_16K);
+    assert_equals_reference(&Silero::wideband(), &caller(2), REFERENCE_16K);
+}
+
+#[test]
+fn frames_give_what_windows_give_also_after_a_reset() {
+    let speech = caller(1);
+    let mut vad = Vad::new(Rate::R8K);
+    let heard = listen(&mut vad, Rate::R8K, &speech);
+    assert_eq!(heard, infer(&Silero::narrowband(), &speech)[0]);
+    vad.reset();
+    let again = listen(&mut vad, Rate::R8K, &speech[..16_000]);
+    assert_eq!(again, heard[..again.len()]);
+}
+
+#[test]
+fn every_processor_hears_the_same_in_the_worst_sounds() {
+    let speech = caller(1);
+    let clipped = speech.iter().map(|&s| s.saturating_mul(50)).collect();
+    let shifted = speech.iter().map(|&s| s.saturating_add(20_000)).collect();
+    let swapped = speech.iter().map(|s| s.swap_bytes()).collect();
+    let gaps = speech.chunks(320).flat_map(|pair| pair.iter().enumerate().map(|(n, &s)| if n < 160 { s } else { 0 }));
+    let lsb = (0..speech.len()).map(|n| (n % 3) as i16 - 1).collect();
+    for (name, samples) in [
+        ("clipped", clipped),
+        ("shifted", shifted),
+        ("bytes swapped", swapped),
+        ("every other frame lost", gaps.collect()),
+        ("one bit", lsb),
+        ("silence", vec![0; 80_000]),
+    ] {
+        for model in [Silero::narrowband(), Silero::wideband()] {
+            let [fast, portable]: [Vec<f32>; 2] = infer(&model, &samples);
+            let largest = largest_difference(&fast, &portable);
+            assert!(fast.iter().all(|p| (0.0..=1.0).contains(p)), "{name}: {fast:?}");
+            assert!(largest < 1e-5, "{name} at {}: {largest:e}", model.rate());
+        }
+    }
 }
 
 #[test]

@@ -1,13 +1,12 @@
-//! The numbers of the model, laid out so that every inner loop runs over contiguous memory.
+//! The numbers of the model, laid out in the order in which they are used: the outputs of a layer lie side by side, in groups that fit the
+//! vector registers, so that one input is multiplied with a whole group at once and nothing has to be summed across lanes.
 
 use std::sync::{Arc, LazyLock};
 
-/// Independent sums in an inner loop; rows are padded with zeros to a multiple of it.
-pub(super) const LANES: usize = 8;
 /// Size of the state of the recurrent layer.
 pub(super) const STATE: usize = 128;
 /// Time steps that a convolution sees.
-pub(super) const KERNEL: usize = 3;
+const KERNEL: usize = 3;
 
 const NARROWBAND: &[u8] = include_bytes!("../../../assets/silero/silero8k.bin");
 const WIDEBAND: &[u8] = include_bytes!("../../../assets/silero/silero16k.bin");
@@ -21,45 +20,51 @@ const fn count(window: usize) -> usize {
     2 * bins * window + convolutions + STATE + 1 + 2 * (4 * STATE * STATE + 4 * STATE)
 }
 
-/// A matrix whose rows have a multiple of [`LANES`] elements.
+/// A layer that is a matrix: for each group of `LANES` outputs, and in it for each input, a weight for each output of the group.
 #[derive(Debug)]
-pub(super) struct Matrix {
-    pub(super) columns: usize,
-    pub(super) values: Vec<f32>,
+pub(super) struct Dense<const LANES: usize> {
+    pub(super) inputs: usize,
+    pub(super) weights: Vec<[f32; LANES]>,
+    pub(super) bias: Vec<[f32; LANES]>,
 }
 
-impl Matrix {
-    pub(super) fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
-        self.values.chunks_exact(self.columns)
+impl<const LANES: usize> Dense<LANES> {
+    /// From the weight for each output and input. There are `bias.len()` outputs, a multiple of `LANES`.
+    fn new(inputs: usize, bias: &[f32], weight: impl Fn(usize, usize) -> f32) -> Self {
+        let group = |group: usize, input| std::array::from_fn(|lane| weight(group * LANES + lane, input));
+        let groups = bias.len() / LANES;
+        let weights = (0..groups).flat_map(|at| (0..inputs).map(move |input| (at, input)));
+        Self {
+            inputs,
+            weights: weights.map(|(at, input)| group(at, input)).collect(),
+            bias: bias.as_chunks().0.to_vec(),
+        }
     }
 }
 
-/// A convolution over time: `weights` has a row per output channel, in it for each of the three time steps all input channels.
-#[derive(Debug)]
-pub(super) struct Convolution {
-    /// Input channels, padded.
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    /// By how many time steps it moves on.
-    pub(super) stride: usize,
-    pub(super) weights: Matrix,
-    pub(super) bias: Vec<f32>,
-}
-
-/// All weights for one sampling rate.
+/// All weights for one sampling rate. A layer has the fewer lanes the more time steps it gives: their product is what the
+/// registers hold.
 #[derive(Debug)]
 pub(super) struct Weights {
     /// Samples of one short-time spectrum.
     pub(super) window: usize,
-    /// Windowed cosines 1..=window/2 of each bin. The transform is symmetric, so the other half of a window is folded onto this one.
-    pub(super) cosines: Matrix,
+    /// Windowed cosines 1..=window/2 of each bin but the last. The transform is symmetric: the other half of a window is folded onto this one.
+    pub(super) cosines: Dense<16>,
     /// The same for the sines.
-    pub(super) sines: Matrix,
-    pub(super) convolutions: [Convolution; 4],
+    pub(super) sines: Dense<16>,
+    /// Windowed cosines of the last bin, which has no sines.
+    pub(super) nyquist: Vec<f32>,
+    /// Gives 4 time steps of 128 values.
+    pub(super) first: Dense<16>,
+    /// Gives 2 time steps of 64 values.
+    pub(super) second: Dense<32>,
+    /// Gives 1 time step of 64 values; of the three it sees the first does not exist and is left out.
+    pub(super) third: Dense<64>,
+    /// Gives 128 values from a single time step.
+    pub(super) fourth: Dense<64>,
     /// A row per gate and cell: 128 for the input, then 128 for the state.
-    pub(super) gates: Matrix,
-    pub(super) gate_bias: Vec<f32>,
-    pub(super) output: Vec<f32>,
+    pub(super) gates: Dense<64>,
+    pub(super) output: [f32; STATE],
     pub(super) output_bias: f32,
 }
 
@@ -76,28 +81,25 @@ impl Weights {
         Arc::clone(&SHARED)
     }
 
-    /// Spectral bins.
-    pub(super) const fn bins(window: usize) -> usize {
-        window / 2 + 1
-    }
-
     /// The order is that of assets/silero/extract.py.
     fn parse(bytes: &[u8], window: usize) -> Self {
         let mut file = File(bytes);
-        let bins = Self::bins(window);
-        let cosines = folded(&file.take(bins * window), window);
-        let sines = folded(&file.take(bins * window), window);
-        let convolutions = [(bins, 128, 1), (128, 64, 2), (64, 64, 2), (64, 128, 1)]
-            .map(|(inputs, outputs, stride)| convolution(&mut file, inputs, outputs, stride));
-        let output = file.take(STATE);
-        let output_bias = file.take(1)[0];
-        let (state, state_bias) = (file.take(4 * STATE * STATE), file.take(4 * STATE));
-        let (input, input_bias) = (file.take(4 * STATE * STATE), file.take(4 * STATE));
-        let rows = input.chunks_exact(STATE).zip(state.chunks_exact(STATE));
-        let gates =
-            Matrix { columns: 2 * STATE, values: rows.flat_map(|(input, state)| [input, state].concat()).collect() };
-        let gate_bias = input_bias.iter().zip(&state_bias).map(|(a, b)| a + b).collect();
-        Self { window, cosines, sines, convolutions, gates, gate_bias, output, output_bias }
+        let (half, bins) = (window / 2, window / 2 + 1);
+        let (cosines, sines) = (file.take(bins * window), file.take(bins * window));
+        let folded = |basis: &[f32]| Dense::new(half, &vec![0.0; half], |bin, n| basis[bin * window + n + 1]);
+        Self {
+            window,
+            cosines: folded(&cosines),
+            sines: folded(&sines),
+            nyquist: cosines[half * window + 1..][..half].to_vec(),
+            first: convolution(&mut file, bins, 128, 0..KERNEL),
+            second: convolution(&mut file, 128, 64, 0..KERNEL),
+            third: convolution(&mut file, 64, 64, 1..KERNEL),
+            fourth: convolution(&mut file, 64, 128, 1..2),
+            output: file.array(),
+            output_bias: file.array::<1>()[0],
+            gates: gates(&mut file),
+        }
     }
 }
 
@@ -111,25 +113,37 @@ impl File<'_> {
         self.0 = later;
         now.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
     }
+
+    fn array<const N: usize>(&mut self) -> [f32; N] {
+        let mut array = [0.0; N];
+        array.copy_from_slice(&self.take(N));
+        array
+    }
 }
 
-/// Columns 1..=window/2 of a transform whose column `window - n` is plus or minus column `n`, and whose column 0 is zero.
-fn folded(basis: &[f32], window: usize) -> Matrix {
-    let half = window / 2;
-    Matrix { columns: half, values: basis.chunks_exact(window).flat_map(|row| row[1..=half].to_vec()).collect() }
-}
-
-/// From [output][input][time] to [output][time][input, padded].
-fn convolution(file: &mut File<'_>, inputs: usize, outputs: usize, stride: usize) -> Convolution {
+/// From [output][input][time] to inputs that lie step after step, of which only those in `times` exist.
+fn convolution<const LANES: usize>(
+    file: &mut File<'_>,
+    inputs: usize,
+    outputs: usize,
+    times: std::ops::Range<usize>,
+) -> Dense<LANES> {
     let source = file.take(outputs * inputs * KERNEL);
     let bias = file.take(outputs);
-    let padded = inputs.next_multiple_of(LANES);
-    let columns = KERNEL * padded;
-    let mut values = vec![0.0; outputs * columns];
-    for (row, source) in values.chunks_exact_mut(columns).zip(source.chunks_exact(inputs * KERNEL)) {
-        for (input, times) in source.chunks_exact(KERNEL).enumerate() {
-            times.iter().enumerate().for_each(|(time, &weight)| row[time * padded + input] = weight);
-        }
-    }
-    Convolution { inputs: padded, outputs, stride, weights: Matrix { columns, values }, bias }
+    Dense::new(inputs * times.len(), &bias, |output, n| {
+        source[(output * inputs + n % inputs) * KERNEL + times.start + n / inputs]
+    })
+}
+
+fn gates(file: &mut File<'_>) -> Dense<64> {
+    let (state, state_bias) = (file.take(4 * STATE * STATE), file.take(4 * STATE));
+    let (input, input_bias) = (file.take(4 * STATE * STATE), file.take(4 * STATE));
+    let bias: Vec<f32> = input_bias.iter().zip(&state_bias).map(|(a, b)| a + b).collect();
+    Dense::new(
+        2 * STATE,
+        &bias,
+        |row, n| {
+            if n < STATE { input[row * STATE + n] } else { state[row * STATE + n - STATE] }
+        },
+    )
 }
