@@ -1,6 +1,6 @@
 //! Turn-taking by the caller's voice: onset holds the agent, speech that lasts cuts it, a false alarm lets it go on.
 
-use super::config;
+use crate::call::config;
 
 /// One VAD result stands for this much audio, in ms.
 pub const VOICE_MS: u64 = 32;

@@ -1,0 +1,88 @@
+//! What the agent reports.
+
+use std::time::Instant;
+
+use super::{APOLOGY, BURST, Call, State, UNREACHABLE_WITHIN};
+use crate::call::{AgentEvent, CallEvent, Edge, EndReason, Output, Role, UtteranceId};
+
+impl Call {
+    pub(super) fn agent(&mut self, event: AgentEvent, now: Instant, out: &mut Vec<Output>) {
+        match event {
+            AgentEvent::Audio(utterance, samples) => {
+                if self.is_cut(utterance) {
+                    self.stats.late_samples += samples.len() as u64;
+                } else if self.takes_speech() {
+                    self.agent_spoke = true;
+                    self.latency.audio(now);
+                    self.playout.push(utterance, samples);
+                    self.bursty |= self.playout.queued_for() > BURST;
+                }
+            }
+            AgentEvent::AudioEnd(utterance) => {
+                if !self.is_cut(utterance) && self.takes_speech() {
+                    self.playout.end(utterance);
+                }
+            }
+            AgentEvent::Transcript { role, text, is_final: true } if !text.trim().is_empty() => {
+                if role == Role::User {
+                    self.latency.words(now);
+                }
+                out.push(Output::Event(CallEvent::Transcription { role, text }, now));
+            }
+            AgentEvent::Speech(Edge::Interrupted) => {
+                if self.takes_speech() {
+                    self.interrupt(now, out);
+                }
+            }
+            AgentEvent::Hangup => {
+                if self.state == State::Live {
+                    self.state = State::Draining { reason: EndReason::AgentClosed };
+                    self.release();
+                }
+            }
+            AgentEvent::Failed(fault) => {
+                // After the hang-up, or the agent's own, the end of the stream is in order.
+                if self.state == State::Live {
+                    out.push(Output::Event(CallEvent::ServiceFailed(fault), now));
+                }
+                self.agent_failed(now, out);
+            }
+            AgentEvent::Transcript { .. }
+            | AgentEvent::Speech(Edge::Started | Edge::Stopped)
+            | AgentEvent::TurnDone
+            | AgentEvent::Degraded(_)
+            | AgentEvent::Restored => {}
+        }
+    }
+
+    pub(super) fn is_cut(&self, utterance: UtteranceId) -> bool {
+        self.cut_up_to.is_some_and(|cut| utterance <= cut)
+    }
+
+    pub(super) fn takes_speech(&self) -> bool {
+        !self.agent_gone && matches!(self.state, State::Live | State::Draining { .. })
+    }
+
+    pub(super) fn agent_failed(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.agent_gone = true;
+        match self.state {
+            State::Finishing { reason, at, .. } => self.conclude(reason, at, out),
+            State::Live if !self.agent_spoke && now.duration_since(self.started) < UNREACHABLE_WITHIN => {
+                self.finish(EndReason::AgentFailed, now, out);
+            }
+            State::Live => {
+                self.playout.push(APOLOGY, self.apology.to_vec());
+                self.playout.end(APOLOGY);
+                self.state = State::Draining { reason: EndReason::AgentFailed };
+                self.release();
+            }
+            State::Draining { .. } => {
+                // No more will come: a partial last frame may be played now.
+                if let Some(latest) = self.playout.latest() {
+                    self.playout.end(latest);
+                }
+            }
+            State::Over => {}
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What the caller hears, one frame a slot.
+
+use std::time::Instant;
+
+use super::{APOLOGY, Call, PAUSE_SLOTS, State};
+use crate::{
+    audio::Frame,
+    call::{AgentInput, CallEvent, LegCommand, Output, grid::PATIENCE},
+};
+
+impl Call {
+    /// Plays at most one frame.
+    pub(super) fn play(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if !matches!(self.state, State::Live | State::Draining { .. }) || self.leg_gone {
+            return;
+        }
+        let ready = self.pending.is_some() || self.playout.is_ready();
+        let due = now >= self.grid.earliest();
+        let late_frame_came = self.owed && ready && self.grid.may_send(now);
+        if !due && !late_frame_came {
+            return;
+        }
+        if !ready {
+            if let State::Draining { reason } = self.state
+                && self.playout.queued() == 0
+            {
+                self.finish(reason, now, out);
+                return;
+            }
+            let waits = self.running && !self.playout.is_held();
+            if waits && now < self.grid.slot() + PATIENCE {
+                self.owed = true;
+                return;
+            }
+        }
+        self.play_slot(now, out);
+    }
+
+    pub(super) fn play_slot(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if let Some(frame) = self.pending.take() {
+            self.running = true;
+            self.send(frame, true, now, out);
+            return;
+        }
+        self.played.clear();
+        let taken = self.playout.take(&mut self.played);
+        let ended = !self.played.is_empty();
+        for utterance in self.played.drain(..) {
+            if utterance != APOLOGY {
+                out.push(Output::Agent(AgentInput::Played(utterance)));
+            }
+        }
+        let Some(mut frame) = taken else {
+            self.silent_slot();
+            let mut frame = Frame::silence(self.rate);
+            self.mix(&mut frame);
+            self.send(frame, false, now, out);
+            return;
+        };
+        self.gap = 0;
+        if let Some(latency) = self.latency.played(now) {
+            out.push(Output::Event(CallEvent::Turn(latency), now));
+        }
+        // The end of an utterance is no lateness: nothing is owed after it.
+        self.running = !(ended && self.playout.queued() == 0);
+        self.mix(&mut frame);
+        self.send(frame, true, now, out);
+    }
+
+    /// A slot without agent speech.
+    pub(super) fn silent_slot(&mut self) {
+        if self.running {
+            self.stats.underruns += 1;
+        } else if self.gap == 0 {
+            // The last utterance ended in order: this is a pause.
+            self.gap = PAUSE_SLOTS;
+        }
+        self.running = false;
+        self.gap = self.gap.saturating_add(1);
+        if self.gap > PAUSE_SLOTS || self.bursty {
+            self.playout.forgive();
+            self.bursty &= self.gap <= PAUSE_SLOTS;
+        } else {
+            self.playout.inserted(self.rate.frame_samples());
+        }
+    }
+
+    pub(super) fn mix(&mut self, frame: &mut Frame) {
+        if let Some(ambience) = &mut self.ambience {
+            ambience.mix_into(frame.samples_mut());
+        }
+    }
+
+    pub(super) fn send(&mut self, frame: Frame, words: bool, now: Instant, out: &mut Vec<Output>) {
+        self.owed = false;
+        self.in_flight = true;
+        self.words_out = words;
+        self.stats.frames_played += 1;
+        self.grid.sent(now);
+        out.push(Output::Leg(LegCommand::Audio(frame)));
+    }
+}
