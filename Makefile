@@ -34,6 +34,7 @@ run: ## Build and serve; settings from hark.toml and the environment
 test: lint ## Everything a change must pass: lint, then all tests, on a real Asterisk too
 	@scripts/setup.sh test
 	@scripts/get-asterisk.sh
+	@scripts/get-speech.sh
 	$(CARGO) test --doc --locked --quiet
 	$(CARGO) nextest run --locked --no-tests=pass $(ARGS)
 

@@ -163,6 +163,7 @@ impl App {
         let calls = Arc::new(Calls {
             agent: Arc::new(config.agent.clone()),
             call: Arc::new(config.call.clone()),
+            audio: Arc::new(config.audio.clone()),
             audiosocket: config.audiosocket.clone(),
             guarded: outgoing.guarded(connect_timeout)?,
             outgoing,

@@ -39,6 +39,7 @@ const COMMANDS: usize = 16;
 pub(super) struct Calls {
     pub agent: Arc<agent::Config>,
     pub call: Arc<crate::call::Config>,
+    pub audio: Arc<crate::audio::Config>,
     pub audiosocket: audiosocket::Config,
     pub outgoing: Outgoing,
     /// For calls with services that a receiver chose.
@@ -204,7 +205,18 @@ impl Calls {
         let context = Context { call: id, uuid, rate, config: Arc::clone(&self.agent), outgoing };
         let agent = agent::connect(route, context, &self.voice);
         let (events, stop) = (self.events.clone(), self.stop.clone());
-        Session { id, uuid, setup, leg, agent, events, commands, stop, ended: Arc::default() }
+        Session {
+            id,
+            uuid,
+            setup,
+            audio: Arc::clone(&self.audio),
+            leg,
+            agent,
+            events,
+            commands,
+            stop,
+            ended: Arc::default(),
+        }
     }
 
     /// A session that panics ends its call alone; whoever counts calls still learns of its end.

@@ -26,6 +26,12 @@ pub fn is_silent(samples: &[i16]) -> bool {
     peak(samples) <= SILENCE_PEAK
 }
 
+/// The peak of a sine of `dbm0` dBm0, the level of telephone engineers: the loudest sine that G.711 can carry has 3.17 (µ-law; A-law 3.14).
+#[must_use]
+pub fn amplitude_of_dbm0(dbm0: f32) -> f32 {
+    32768.0 * 10f32.powf((dbm0 - 3.17) / 20.0)
+}
+
 /// The RMS in dB relative to full scale (32768): 0 for a full-scale square wave, -inf for digital silence.
 #[must_use]
 pub fn dbfs(samples: &[i16]) -> f32 {
@@ -46,6 +52,12 @@ mod tests {
         assert_eq!(dbfs(&[i16::MIN; 8]), 0.0);
         assert!((dbfs(&[3277, -3277]) + 20.0).abs() < 0.01);
         assert_eq!(dbfs(&[0; 8]), f32::NEG_INFINITY);
+    }
+
+    #[test]
+    fn telephone_levels() {
+        assert_eq!(amplitude_of_dbm0(3.17), 32768.0);
+        assert!((amplitude_of_dbm0(-16.83) - 3276.8).abs() < 0.1);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Nothing in here does I/O, keeps a clock or names another room.
 
+mod config;
+pub mod dtmf;
 mod format;
 mod frame;
 pub mod framer;
@@ -13,5 +15,6 @@ pub mod tone;
 pub mod vad;
 pub mod wav;
 
+pub use config::Config;
 pub use format::{AudioFormat, Encoding, Rate, UnknownRate};
 pub use frame::Frame;

@@ -29,7 +29,7 @@ pub use self::{
     fault::{Fault, Faults, redacted_url},
     layer::DEFAULTS,
 };
-use crate::{agent, api, asterisk::audiosocket, call, net, webhook};
+use crate::{agent, api, asterisk::audiosocket, audio, call, net, webhook};
 
 /// Where a `hark.toml` is looked for when nobody says where it is.
 pub const SEARCH: [&str; 2] = ["hark.toml", "/etc/hark/hark.toml"];
@@ -45,6 +45,8 @@ pub struct Config {
     pub agent: agent::Config,
     /// The conversation.
     pub call: call::Config,
+    /// What is done to the caller's audio.
+    pub audio: audio::Config,
     /// Where events go.
     pub webhooks: webhook::Config,
     /// Where what comes from outside may send calls.
@@ -214,6 +216,7 @@ impl Config {
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
+            audio: merged.section("audio", &mut faults),
             webhooks: merged.section("webhooks", &mut faults),
             routing: merged.section("routing", &mut faults),
             database: merged.section("database", &mut faults),
@@ -237,6 +240,7 @@ impl Default for Config {
             http: api::Config::default(),
             agent: agent::Config::default(),
             call: call::Config::default(),
+            audio: audio::Config::default(),
             webhooks: webhook::Config::default(),
             routing: Routing::default(),
             database: Database::default(),

@@ -46,6 +46,7 @@ fn default_toml_is_the_default_of_every_struct() {
     same(&parsed.http, &default.http);
     same(&parsed.agent, &default.agent);
     same(&parsed.call, &default.call);
+    same(&parsed.audio, &default.audio);
     same(&parsed.webhooks, &default.webhooks);
     same(&parsed.routing, &default.routing);
     same(&parsed.database, &default.database);
@@ -66,6 +67,7 @@ fn default_toml_has_every_key_of_every_struct() {
         ("agent", fields::<agent::Config>()),
         ("call", fields::<call::Config>()),
         ("call.vad", fields::<call::Vad>()),
+        ("audio", fields::<audio::Config>()),
         ("webhooks", fields::<webhook::Config>()),
         ("routing", fields::<Routing>()),
         ("database", fields::<Database>()),

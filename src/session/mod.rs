@@ -1,6 +1,7 @@
 //! The async side of one call: the loop that drives it, the registry of live calls and of announced ones.
 
 mod announce;
+mod hearing;
 mod registry;
 mod run;
 mod sources;

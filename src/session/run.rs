@@ -20,9 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::sources::{Source, Sources};
+use super::{
+    hearing::Hearing,
+    sources::{Source, Sources},
+};
 use crate::{
-    audio::vad::Vad,
+    audio::{self, vad::Vad},
     call::{
         Agent, AgentEvent, AgentInput, Call, CallEvent, CallId, Cause, Command, EndReason, Envelope, EventId, Fault,
         Input, Leg, LegCommand, LegEvent, Output, Sent, Setup, Stats,
@@ -45,6 +48,8 @@ pub struct Session<L, A> {
     pub uuid: Uuid,
     /// What the call starts with.
     pub setup: Setup,
+    /// What is done to the caller's audio.
+    pub audio: Arc<audio::Config>,
     /// Asterisk's side.
     pub leg: L,
     /// The AI's side.
@@ -171,6 +176,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
 
     async fn drive(&mut self, call: &mut Call, driver: &mut Driver) -> EndReason {
         let mut open = Open { leg: true, agent: true, commands: true, leg_first: true };
+        let mut hearing = Hearing::new(&self.audio, self.setup.rate);
         // Boxed: speech-to-speech calls have none.
         let mut vad: Option<Box<Vad>> = None;
         let wake = sleep_until(call.deadline().into());
@@ -180,7 +186,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
         let mut stopping = false;
         loop {
             let read_agent = call.wants_agent();
-            let input = poll_fn(|cx| {
+            let mut input = poll_fn(|cx| {
                 driver.sources.begin(cx);
                 if !stopping && driver.sources.poll(Source::Stop, |cx| stopped.as_mut().poll(cx)).is_ready() {
                     stopping = true;
@@ -199,10 +205,17 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 }
                 _ => None,
             };
+            let digit = hearing.as_mut().and_then(|hearing| hearing.take(&mut input, now));
             report(&input);
             driver.frames_in += u64::from(matches!(input, Input::Leg(LegEvent::Audio(_))));
             call.handle(input, now, &mut driver.out);
             driver.carry_out(self);
+            if let Some(digit) = digit {
+                let input = Input::Leg(LegEvent::Dtmf(digit));
+                report(&input);
+                call.handle(input, now, &mut driver.out);
+                driver.carry_out(self);
+            }
             if let Some(probability) = probability {
                 call.handle(Input::Voice(probability), now, &mut driver.out);
                 driver.carry_out(self);

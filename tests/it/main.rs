@@ -17,6 +17,7 @@ mod hostile;
 mod image;
 mod receivers;
 mod schema;
+mod speech;
 mod store;
 mod store_faults;
 mod store_kill;

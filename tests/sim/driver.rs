@@ -14,10 +14,10 @@ use std::{
 use futures_core::Stream;
 use futures_util::FutureExt;
 use hark::{
-    audio::{Frame, Rate},
+    audio::{self, Frame, Rate, dtmf::InbandDtmf, tone},
     call::{
-        Agent, AgentEvent, AgentInput, Budget, CallEvent, CallId, Cause, Command, Config, EndReason, Envelope, Leg,
-        LegCommand, LegEvent, Link, Mode, Role, Sent, Setup, UtteranceId,
+        Agent, AgentEvent, AgentInput, Budget, CallEvent, CallId, Cause, Command, Config, Digit, EndReason, Envelope,
+        Leg, LegCommand, LegEvent, Link, Mode, Role, Sent, Setup, UtteranceId,
     },
     session::{Session, Summary},
 };
@@ -155,6 +155,7 @@ fn rig(journal: usize, panics_on_audio: bool) -> Rig {
             apology: Arc::new([-500; 1_600]),
             budget: Budget::of_bytes(64 << 20),
         },
+        audio: Arc::new(audio::Config { inband_dtmf: InbandDtmf::Detect }),
         leg: MemoryLeg {
             events: leg_events,
             log: Arc::clone(&to_leg),
@@ -345,4 +346,28 @@ async fn the_clock_is_the_tests() {
     advance(Duration::from_secs(1)).await;
     sleep(MS).await;
     assert!(!rig.frames().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_pressed_in_the_audio_is_one_digit_also_when_the_leg_reports_it_too() {
+    let mut rig = rig(100, false);
+    for (n, samples) in tone::dial(Rate::R8K, "42").unwrap().chunks(160).enumerate() {
+        if n == 6 {
+            rig.leg.try_send(LegEvent::Dtmf(Digit::try_from('4').unwrap())).unwrap();
+        }
+        rig.leg.try_send(LegEvent::Audio(Frame::padded(Rate::R8K, samples))).unwrap();
+        sleep(20 * MS).await;
+    }
+    // from then on the leg is believed
+    rig.leg.try_send(LegEvent::Dtmf(Digit::try_from('2').unwrap())).unwrap();
+    rig.leg.try_send(LegEvent::Hangup(Cause::Normal)).unwrap();
+    let mut digits = String::new();
+    while let Some(envelope) = rig.events.recv().await {
+        match envelope.event {
+            CallEvent::Dtmf(digit) => digits.push(digit.unwrap().as_char()),
+            CallEvent::Ended(_) => break,
+            _ => {}
+        }
+    }
+    assert_eq!(digits, "42");
 }

@@ -65,7 +65,7 @@ fn frames_give_what_windows_give_also_after_a_reset() {
 
 #[test]
 fn every_processor_hears_the_same_in_the_worst_sounds() {
-    let speech = caller(1);
+    let speech = &caller(1)[..32_000];
     let clipped = speech.iter().map(|&s| s.saturating_mul(50)).collect();
     let shifted = speech.iter().map(|&s| s.saturating_add(20_000)).collect();
     let swapped = speech.iter().map(|s| s.swap_bytes()).collect();
