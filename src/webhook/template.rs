@@ -2,21 +2,23 @@
 //!
 //! `{{a.b}}` is looked up in objects, member by member; what is missing or null is `""`. `{{a | text}}` (also `{{a | fallback:text}}`)
 //! puts `text` where the value is missing, null or `""`; `{{a | fallback}}` puts the path itself in title case. Lists and objects
-//! become JSON. `initial_context.k` also finds `k` at the root. A literal `\n` is a line break. `current_time` and `current_weekday` are
-//! those of UTC.
+//! become JSON, booleans that stand alone `True` and `False`. `initial_context.k` also finds `k` at the root. A literal `\n` is a line
+//! break. `current_time_Europe/Berlin` and `current_weekday_Europe/Berlin` are those of a time zone; without one, that of the other in the
+//! same text, else UTC.
 
 use std::time::SystemTime;
 
+use jiff::{Timestamp, tz::TimeZone};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
-use time::{OffsetDateTime, format_description::FormatItem, macros::format_description};
 use url::Url;
 
 /// What is left as it is in a value put into an address (RFC 3986, unreserved).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// A rendered text or address that is longer is an error: values come from callers.
 const MAX_URL: usize = 8 * 1024;
-const TIME: &[FormatItem<'static>] = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+/// What is filled in beside the members, and how it is written.
+const BUILT_IN: [(&str, &str); 2] = [("current_time", "%Y-%m-%d %H:%M:%S %Z"), ("current_weekday", "%A")];
 
 /// What templates are filled from: the members of a call's context, and the time.
 #[derive(Debug, Clone)]
@@ -28,9 +30,9 @@ pub struct Context {
 }
 
 impl Context {
-    fn find(&self, path: &str) -> Option<Value> {
+    fn find(&self, path: &str, zone: Option<&str>) -> Option<Value> {
         let found = self.at(path).or_else(|| self.at(path.strip_prefix("initial_context.")?));
-        found.cloned().or_else(|| self.built_in(path))
+        found.cloned().or_else(|| self.built_in(path, zone))
     }
 
     fn at(&self, path: &str) -> Option<&Value> {
@@ -39,19 +41,37 @@ impl Context {
         parts.try_fold(first, |value, part| value.as_object()?.get(part)).filter(|value| !value.is_null())
     }
 
-    fn built_in(&self, path: &str) -> Option<Value> {
-        let now = || OffsetDateTime::from(self.now.max(SystemTime::UNIX_EPOCH));
-        match path {
-            "current_time" | "current_time_UTC" => now().format(&TIME).ok().map(Value::from),
-            "current_weekday" | "current_weekday_UTC" => Some(Value::from(now().weekday().to_string())),
-            _ => None,
-        }
+    /// The time or the weekday in the zone that the path names, or in `zone`. Nothing if there is no such zone.
+    fn built_in(&self, path: &str, zone: Option<&str>) -> Option<Value> {
+        let (own, format) = built_in(path)?;
+        let zone = match own.or(zone) {
+            None | Some("UTC") => TimeZone::UTC,
+            Some(name) => TimeZone::get(name).ok()?,
+        };
+        let now = Timestamp::try_from(self.now).ok()?.to_zoned(zone);
+        Some(Value::from(now.strftime(format).to_string()))
     }
+}
+
+/// The zone that a built-in names, if it names one, and how it is written.
+fn built_in(path: &str) -> Option<(Option<&str>, &'static str)> {
+    BUILT_IN.iter().find_map(|&(name, format)| match path.strip_prefix(name)? {
+        "" => Some((None, format)),
+        zone => Some((Some(zone.strip_prefix('_')?), format)),
+    })
 }
 
 /// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Text(Vec<Part>);
+
+/// A text that names a time zone once means it throughout.
+fn zone(parts: &[Part]) -> Option<&str> {
+    parts.iter().find_map(|part| match part {
+        Part::Placeholder(placeholder) => built_in(&placeholder.path)?.0,
+        Part::Literal(_) => None,
+    })
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -84,8 +104,8 @@ impl Placeholder {
     }
 
     /// The value, or what stands in for it.
-    fn value(&self, context: &Context) -> Value {
-        let found = context.find(&self.path).filter(|value| value.as_str() != Some(""));
+    fn value(&self, context: &Context, zone: Option<&str>) -> Value {
+        let found = context.find(&self.path, zone).filter(|value| value.as_str() != Some(""));
         found.or_else(|| self.fallback.clone().map(Value::from)).unwrap_or_else(|| Value::from(""))
     }
 }
@@ -104,6 +124,9 @@ fn title(path: &str) -> String {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        // as Python writes them
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
         other => other.to_string(),
     }
 }
@@ -144,9 +167,10 @@ impl Text {
     }
 
     fn render(&self, context: &Context) -> String {
+        let zone = zone(&self.0);
         let parts = self.0.iter().map(|part| match part {
             Part::Literal(text) => text.clone(),
-            Part::Placeholder(placeholder) => plain(&placeholder.value(context)),
+            Part::Placeholder(placeholder) => plain(&placeholder.value(context, zone)),
         });
         parts.collect()
     }
@@ -154,7 +178,7 @@ impl Text {
     /// The value of a lone placeholder with its own type, else text.
     fn value(&self, context: &Context, typed: bool) -> Value {
         match self.0.as_slice() {
-            [Part::Placeholder(lone)] if typed => match context.find(&lone.path) {
+            [Part::Placeholder(lone)] if typed => match context.find(&lone.path, None) {
                 Some(value) if value.as_str() != Some("") => value,
                 _ => lone.fallback.clone().map_or(Value::Null, Value::from),
             },
@@ -292,11 +316,11 @@ impl UrlTemplate {
     /// # Errors
     /// A value is missing, unfit, or makes something else than a URL.
     pub fn render(&self, context: &Context) -> Result<Url, BadUrl> {
-        let mut text = String::new();
+        let (mut text, zone) = (String::new(), zone(&self.0.0));
         for part in &self.0.0 {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
-                Part::Placeholder(placeholder) => match placeholder.value(context) {
+                Part::Placeholder(placeholder) => match placeholder.value(context, zone) {
                     Value::Array(_) | Value::Object(_) => return Err(BadUrl::Structure(placeholder.path.clone())),
                     value => {
                         let value = plain(&value);

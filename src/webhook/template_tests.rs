@@ -27,7 +27,7 @@ fn placeholders_are_looked_up_and_written_as_text() {
         ("plain", "plain"),
         ("", ""),
         ("Hi {{initial_context.name}}!", "Hi Ada \"L\"!"),
-        ("{{ initial_context.age }} {{initial_context.vip}}", "36 true"),
+        ("{{ initial_context.age }} {{initial_context.vip}}", "36 True"),
         ("{{initial_context.tags}}", r#"["a","b"]"#),
         ("{{initial_context.deep}}", r#"{"er":{"x":1.5}}"#),
         ("{{initial_context.deep.er.x}}", "1.5"),
@@ -45,6 +45,13 @@ fn placeholders_are_looked_up_and_written_as_text() {
         ("{{missing | }}", ""),
         ("{{current_time}}", "2026-01-01 12:00:00 UTC"),
         ("{{current_weekday}}", "Thursday"),
+        ("{{current_time_Europe/Berlin}}", "2026-01-01 13:00:00 CET"),
+        ("{{current_time_UTC}}", "2026-01-01 12:00:00 UTC"),
+        ("{{current_weekday}} {{current_time_Pacific/Auckland}}", "Friday 2026-01-02 01:00:00 NZDT"),
+        ("{{current_time}}, {{current_weekday_America/New_York}}", "2026-01-01 07:00:00 EST, Thursday"),
+        ("{{current_time_Asia/Tokyo}} {{current_weekday_UTC}}", "2026-01-01 21:00:00 JST Thursday"),
+        ("{{current_time_Mars/Olympus | never}}{{current_timely}}{{current_time_}}", "never"),
+        ("{{initial_context.vip}} {{initial_context.tags}}", r#"True ["a","b"]"#),
         (r"a\nb", "a\nb"),
         ("{{ a b }} {{}} {{ | x}} {{", "{{ a b }} {{}} {{ | x}} {{"),
         ("{{{uuid}}} }}", "{u-1} }}"),
@@ -132,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_template(template in "([a-z{}|.: \\\\n]|\\{\\{|\\}\\}|initial_context\\.name|ü){0,40}", typed: bool) {
+    fn any_text_is_a_template(template in "([a-z{}|.: \\\\n]|\\{\\{|\\}\\}|initial_context\\.name|current_(time|weekday)_?|Europe/Rome|ü){0,40}", typed: bool) {
         let _ = Template::new(&json!({ template.as_str(): [template.as_str()] }), typed).render(&context());
         if let Ok(url) = UrlTemplate::new(&format!("http://h/{template}")) {
             let _ = (url.render(&context()), url.chooses_host());

@@ -169,7 +169,7 @@ async fn a_dograh_receiver_gets_its_own_body_headers_credential_and_address() {
     // strict as a CRM is: exactly these members, this credential, this method
     let receiver = Receiver::start(|seen| {
         let wanted = json!({
-            "run_id": UUID, "customer": {"Ada \"L\"": "2000"}, "ticket": "7", "vip": "true", "disposition": "agent.failed",
+            "run_id": UUID, "customer": {"Ada \"L\"": "2000"}, "ticket": "7", "vip": "True", "disposition": "agent.failed",
             "seconds": "3.0", "missing": "", "call": "nobody",
         });
         let authorised = seen.header("authorization") == Some("Bearer t0ken");
