@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -10,6 +11,9 @@ use crate::{
     session::{Announcement, Announcements, MemoryAnnouncements},
     webhook::store::Store,
 };
+
+/// How long the store may take: less than a call waits, so that there is time for what the memory knows.
+const STORED: Duration = Duration::from_millis(35);
 
 /// Where announcements are kept.
 #[derive(Debug)]
@@ -41,7 +45,12 @@ impl Announcements for Announced {
 
     async fn get(&self, uuid: Uuid) -> Option<Announcement> {
         if let Some(store) = self.store.clone() {
-            let stored = self.control.spawn(async move { store.announced(uuid).await }).await;
+            // given up, it is not to hold a connection
+            let stored = AbortOnDropHandle::new(self.control.spawn(async move { store.announced(uuid).await }));
+            let Ok(stored) = timeout(STORED, stored).await else {
+                warn!(%uuid, "the database takes too long to look up this call's announcement: only what this gateway was told itself is used");
+                return self.memory.get(uuid).await;
+            };
             match stored {
                 Ok(Ok(Some(body))) => match serde_json::from_str(&body) {
                     Ok(announcement) => return Some(announcement),

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_core::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use reqwest::{Client, Response};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
 use super::{
@@ -212,20 +212,25 @@ impl Endpoint {
         Ok(url)
     }
 
-    async fn exchange(&self, request: Request) -> Reply {
+    /// One request. An answer has to begin by `deadline`; one that is wanted, to end by then.
+    async fn exchange(&self, request: Request, deadline: Instant) -> Reply {
         let url = match self.url(&request) {
             Ok(url) => url,
             Err(failed) => return failed.into(),
         };
-        let response = match self.send(&request, &url).await {
-            // Node closes idle connections after 5 s and may do so just as we write: the receiver has not seen this request
-            Err(Unsent::Http(error)) if was_reset(&error) => self.send(&request, &url).await,
-            other => other,
+        let sent = async {
+            match self.send(&request, &url).await {
+                // Node closes idle connections after 5 s and may do so just as we write: the receiver has not seen this request
+                Err(Unsent::Http(error)) if was_reset(&error) => self.send(&request, &url).await,
+                other => other,
+            }
         };
-        let response = match response {
-            Ok(response) => response,
-            Err(Unsent::Http(error)) => return Failed::Transport(causes(error)).into(),
-            Err(Unsent::Unprepared(reason)) => return Failed::Unprepared(reason).into(),
+        let late = || Failed::Timeout(self.timeout);
+        let response = match timeout_at(deadline, sent).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(Unsent::Http(error))) => return Failed::Transport(causes(error)).into(),
+            Ok(Err(Unsent::Unprepared(reason))) => return Failed::Unprepared(reason).into(),
+            Err(_) => return late().into(),
         };
         let status = response.status();
         if !status.is_success() {
@@ -233,7 +238,11 @@ impl Endpoint {
             let refusal = drain(response).await;
             return Reply { status: Some(status), result: Err(Failed::Status(status, asked)), refusal };
         }
-        let result = if request.answer { read(response).await } else { Ok(drain(response).await) };
+        let result = if request.answer {
+            timeout_at(deadline, read(response)).await.unwrap_or_else(|_| Err(late()))
+        } else {
+            Ok(drain(response).await)
+        };
         Reply { status: Some(status), result, refusal: Bytes::new() }
     }
 
@@ -271,9 +280,7 @@ enum Unsent {
 
 impl Post for Endpoint {
     fn post(&self, request: Request) -> BoxFuture<'_, Reply> {
-        Box::pin(async move {
-            timeout(self.timeout, self.exchange(request)).await.unwrap_or_else(|_| Failed::Timeout(self.timeout).into())
-        })
+        Box::pin(self.exchange(request, Instant::now() + self.timeout))
     }
 }
 
