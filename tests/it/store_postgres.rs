@@ -99,6 +99,45 @@ async fn a_gateway_starts_while_its_server_is_away() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_is_idle_notices_that_its_server_went_away_or_became_read_only() {
+    let mut postgres = Postgres::start().await;
+    let store = open(&config(&postgres)).await;
+    let mut health = store.health();
+    postgres.down();
+    timeout(PATIENCE, health.wait_for(Option::is_some)).await.expect("nobody notices").unwrap();
+    assert_eq!(store.health().borrow().as_ref().unwrap().code(), "store.unreachable");
+    postgres.up().await;
+    healthy(&store).await;
+    // as after a switch to a standby
+    postgres.psql("ALTER SYSTEM SET default_transaction_read_only = on").unwrap();
+    postgres.psql("SELECT pg_reload_conf()").unwrap();
+    timeout(PATIENCE, health.wait_for(Option::is_some)).await.expect("nobody notices").unwrap();
+    assert_eq!(store.health().borrow().as_ref().unwrap().code(), "store.read_only");
+    let kept = said(CallId::new(), "kept");
+    timeout(PATIENCE, store.put(kept.clone())).await.expect("put hangs").unwrap();
+    let mut other = <sqlx::PgConnection as sqlx::Connection>::connect(&postgres.url()).await.unwrap();
+    for sql in ["SET default_transaction_read_only = off", "ALTER SYSTEM RESET default_transaction_read_only"] {
+        sqlx::raw_sql(sql).execute(&mut other).await.unwrap();
+    }
+    postgres.psql("SELECT pg_reload_conf()").unwrap();
+    healthy(&store).await;
+    assert_eq!(next(&store).await.id, kept.id);
+}
+
+#[tokio::test]
+async fn tables_that_are_not_there_are_no_fault_of_the_events() {
+    let postgres = Postgres::start().await;
+    let store = open(&config(&postgres)).await;
+    postgres.psql("ALTER TABLE events RENAME TO elsewhere").unwrap();
+    let kept = said(CallId::new(), "kept");
+    timeout(PATIENCE, store.put(kept.clone())).await.expect("put hangs").unwrap();
+    assert_eq!(store.health().borrow().as_ref().map(StoreError::code), Some("store.version"));
+    postgres.psql("ALTER TABLE elsewhere RENAME TO events").unwrap();
+    healthy(&store).await;
+    assert_eq!((next(&store).await.id, store.lost()), (kept.id, 0));
+}
+
+#[tokio::test]
 async fn a_wrong_user_or_database_is_told_at_the_start() {
     let postgres = Postgres::start().await;
     let url = postgres.url().replace("/postgres?", "/nosuch?");
@@ -123,6 +162,29 @@ async fn a_frozen_gateway_loses_its_lease_and_its_late_word_changes_nothing() {
     nothing_due(&b).await;
     done(&b, &again);
     assert_eq!(next(&b).await.seq, 2);
+}
+
+#[tokio::test]
+async fn an_event_put_by_another_gateway_while_an_outcome_is_recorded_is_not_passed_over() {
+    let postgres = Postgres::start().await;
+    let store = open(&config(&postgres)).await;
+    let call = CallId::new();
+    store.put(said(call, "1")).await.unwrap();
+    let first = next(&store).await;
+    // as another gateway puts the second event, with its commit still to come
+    let mut other = <sqlx::PgConnection as sqlx::Connection>::connect(&postgres.url()).await.unwrap();
+    let put = "BEGIN; UPDATE lanes SET next_seq = 3, pending = 2;
+        INSERT INTO events SELECT decode(md5('2'), 'hex'), call, uuid, kind, at, body FROM events;
+        INSERT INTO deliveries (endpoint, call, seq, event, at, state, attempt)
+        SELECT endpoint, call, 2, decode(md5('2'), 'hex'), at, 'pending', 1 FROM deliveries";
+    sqlx::raw_sql(put).execute(&mut other).await.unwrap();
+    done(&store, &first);
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    while postgres.psql(waits).unwrap() == "0" {
+        sleep(Duration::from_millis(10)).await;
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(next(&store).await.seq, 2);
 }
 
 #[tokio::test]

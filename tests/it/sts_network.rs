@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 /// A certificate authority in a PEM file, and a server with a certificate of it.
-fn authority(names: &[&str]) -> (tempfile::NamedTempFile, TlsAcceptor) {
+pub fn authority(names: &[&str]) -> (tempfile::NamedTempFile, TlsAcceptor) {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();

@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::{
     Store, StoreError, batch,
     batch::{bytes, uuid},
-    db::{millis, rows, statement},
+    clock::millis,
+    db::{rows, statement},
     secrets::time,
 };
 use crate::{
@@ -205,7 +206,7 @@ impl Store {
         if let Some(uuid) = filter.uuid {
             query = query.bind(bytes(uuid));
         }
-        let found = query.bind(i64::from(filter.limit)).fetch_all(self.core.db.readers()).await;
+        let found = query.bind(i64::from(filter.limit)).fetch_all(&self.core.db.readers()).await;
         let found = found.map_err(|error| self.error(&error))?;
         found.iter().map(delivery).collect::<Result<_, _>>().map_err(|error| self.error(&error))
     }
@@ -220,14 +221,14 @@ impl Store {
             "SELECT {COLUMNS}, COALESCE(d.body, e.body) AS body FROM deliveries d JOIN events e ON e.id = d.event \
              WHERE d.event = $1 ORDER BY d.endpoint"
         );
-        let found = statement(sql, true).bind(bytes(event)).fetch_all(self.core.db.readers()).await.map_err(error)?;
+        let found = statement(sql, true).bind(bytes(event)).fetch_all(&self.core.db.readers()).await.map_err(error)?;
         let mut shown = Vec::new();
         for row in &found {
             let delivery = delivery(row).map_err(error)?;
             let sql = "SELECT attempt, at, status, latency_ms, error, answer FROM attempts \
                        WHERE event = $1 AND endpoint = $2 ORDER BY attempt";
             let query = sqlx::query(sql).bind(bytes(event)).bind(delivery.endpoint.clone());
-            let attempts = query.fetch_all(self.core.db.readers()).await.map_err(error)?;
+            let attempts = query.fetch_all(&self.core.db.readers()).await.map_err(error)?;
             let attempts = attempts.iter().map(attempt).collect::<Result<_, _>>().map_err(error)?;
             let body: Vec<u8> = row.try_get("body").map_err(error)?;
             shown.push(Shown { delivery, body: body.into(), attempts });

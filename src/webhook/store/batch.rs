@@ -10,7 +10,8 @@ use sqlx::{AnyConnection, Row, any::AnyRow};
 use uuid::Uuid;
 
 use super::{
-    db::{Db, Statement, millis, rows, statement},
+    clock::millis,
+    db::{Db, Dialect, Statement, rows, statement},
     queue::{Demand, Mark, Put},
 };
 use crate::{
@@ -211,7 +212,16 @@ const fn state(outcome: Outcome) -> &'static str {
 }
 
 /// Records what became of attempts. What is no longer leased to `owner` is left out: whoever has it now sends it again.
-pub(super) async fn mark(connection: &mut AnyConnection, marks: &[Mark], owner: Uuid, now: i64) -> Result<()> {
+pub(super) async fn mark(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    marks: &[Mark],
+    owner: Uuid,
+    now: i64,
+) -> Result<()> {
+    if dialect == Dialect::Postgres {
+        hold(connection, marks).await?;
+    }
     let tried: Vec<_> = marks.iter().filter_map(|mark| mark.report.as_ref().map(|report| (mark, report))).collect();
     log(connection, &tried, now).await?;
     let bind = |query: Statement, (mark, report): &(&Mark, &Report)| {
@@ -242,6 +252,19 @@ pub(super) async fn mark(connection: &mut AnyConnection, marks: &[Mark], owner: 
     advance(connection, marks, owner, now).await
 }
 
+/// Takes the locks of these lanes before anything is read: a statement that waits for one goes on with what it had read before, and so
+/// would not see the event that another gateway has put meanwhile.
+async fn hold(connection: &mut AnyConnection, marks: &[Mark]) -> Result<()> {
+    // sorted, as everywhere: two gateways lock lanes in the same order
+    let mut lanes: Vec<LaneKey> = marks.iter().map(|mark| (Arc::clone(&mark.due.endpoint), mark.due.call)).collect();
+    lanes.sort();
+    let sql = |rows: &str| {
+        format!("SELECT 1 FROM lanes WHERE (endpoint, call) IN (VALUES {rows}) ORDER BY endpoint, call FOR UPDATE")
+    };
+    let bind = |query: Statement, (endpoint, call): &LaneKey| query.bind(endpoint.to_string()).bind(bytes(*call));
+    run(connection, in_chunks(&lanes, (2, 1), sql, bind, |query| query)).await.map(drop)
+}
+
 /// Gives lanes back, each with its next pending event at its head.
 async fn advance(connection: &mut AnyConnection, marks: &[Mark], owner: Uuid, now: i64) -> Result<()> {
     let sql = |rows: &str| {
@@ -260,12 +283,17 @@ async fn advance(connection: &mut AnyConnection, marks: &[Mark], owner: Uuid, no
     };
     let bind = |query: Statement, mark: &Mark| {
         let settled = !matches!(mark.outcome, Outcome::RetryAfter(_));
+        let wait = match mark.outcome {
+            Outcome::RetryAfter(wait) => i64::try_from(wait.as_millis()).unwrap_or(i64::MAX),
+            Outcome::Delivered | Outcome::GivenUp => 0,
+        };
         query
             .bind(mark.due.endpoint.to_string())
             .bind(bytes(mark.due.call))
             .bind(i64::try_from(mark.due.seq).unwrap_or_default())
             .bind(i64::from(settled))
-            .bind(if settled { now } else { mark.at })
+            // never later than from now on: the clock may have been set back since
+            .bind(if settled { now } else { mark.at.min(now.saturating_add(wait)) })
     };
     let before = |query: Statement| query.bind(bytes(owner)).bind(now);
     run(connection, in_chunks(marks, (5, 3), sql, bind, before)).await.map(drop)

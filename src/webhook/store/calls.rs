@@ -55,7 +55,7 @@ impl Store {
     pub async fn announced(&self, uuid: Uuid) -> Result<Option<String>, StoreError> {
         let sql = "SELECT body FROM announcements WHERE uuid = $1 AND expires_at > $2";
         let query = sqlx::query(sql).bind(bytes(uuid)).bind(self.core.clock.now());
-        let row = query.fetch_optional(self.core.db.readers()).await.map_err(|error| self.error(&error))?;
+        let row = query.fetch_optional(&self.core.db.readers()).await.map_err(|error| self.error(&error))?;
         row.map(|row| row.try_get("body")).transpose().map_err(|error| self.error(&error))
     }
 }

@@ -3,11 +3,12 @@
 use std::{
     borrow::Cow,
     fmt::Write as _,
+    path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU32, Ordering::Relaxed},
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use sqlx::{
@@ -16,7 +17,7 @@ use sqlx::{
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     query::Query,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use url::Url;
 
 use super::{Config, error::StoreError};
@@ -47,10 +48,14 @@ pub(super) struct Db {
     /// For log lines: without credentials.
     pub shown: String,
     options: AnyConnectOptions,
-    readers: AnyPool,
+    readers: RwLock<AnyPool>,
+    /// SQLite's file, and which one that is: a path can come to name another.
+    file: Option<PathBuf>,
+    known: Mutex<Option<FileId>>,
     /// `PRAGMA synchronous` of SQLite.
     fsync: bool,
     max_pages: Option<Arc<AtomicU32>>,
+    read_only: Option<Arc<AtomicBool>>,
 }
 
 impl Db {
@@ -71,7 +76,8 @@ impl Db {
             }
         }
         let db = Self::new(Dialect::Sqlite, &format!("{url}?mode=rwc"), shown::line(text), config.fsync)?;
-        Ok(Self { max_pages: config.max_pages.clone(), ..db })
+        let (max_pages, read_only) = (config.max_pages.clone(), config.read_only.clone());
+        Ok(Self { max_pages, read_only, file: Some(path), ..db })
     }
 
     /// A server, by its URL.
@@ -87,25 +93,44 @@ impl Db {
         sqlx::any::install_default_drivers();
         let options: AnyConnectOptions = url.parse().map_err(|error| StoreError::of(&error, dialect))?;
         let options = options.disable_statement_logging();
-        let readers = AnyPoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(PATIENCE)
-            .idle_timeout(Duration::from_secs(60))
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    for pragma in pragmas(dialect, fsync) {
-                        sqlx::raw_sql(*pragma).execute(&mut *connection).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options.clone());
-        Ok(Self { dialect, shown, options, readers, fsync, max_pages: None })
+        let readers = RwLock::new(pool(dialect, fsync, &options));
+        Ok(Self {
+            dialect,
+            shown,
+            options,
+            readers,
+            fsync,
+            max_pages: None,
+            read_only: None,
+            file: None,
+            known: Mutex::default(),
+        })
     }
 
     /// Connections for reading, made as they are needed.
-    pub const fn readers(&self) -> &AnyPool {
-        &self.readers
+    pub fn readers(&self) -> AnyPool {
+        self.readers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the file that is written to is no longer the one at its path. A commit would go where nobody finds it.
+    pub fn moved(&self) -> bool {
+        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.is_some() && self.file.as_deref().is_some_and(|file| id(file) != known)
+    }
+
+    /// The file at the path is the one that is written to.
+    pub fn settle(&self) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = self.file.as_deref().and_then(id);
+    }
+
+    /// Closes what still reads the file that was there: the last connection to it would delete the new one's log.
+    pub async fn let_go(&self) {
+        let old = {
+            let mut readers = self.readers.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *readers, pool(self.dialect, self.fsync, &self.options))
+        };
+        let _ = timeout(PATIENCE, old.close()).await;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// A connection for writing.
@@ -118,6 +143,9 @@ impl Db {
             if let Some(pages) = &self.max_pages {
                 let pragma = format!("PRAGMA max_page_count = {}", pages.load(Relaxed));
                 sqlx::raw_sql(AssertSqlSafe(pragma)).execute(&mut connection).await?;
+            }
+            if self.read_only.as_ref().is_some_and(|read_only| read_only.load(Relaxed)) {
+                sqlx::raw_sql("PRAGMA query_only = on").execute(&mut connection).await?;
             }
             Ok(connection)
         };
@@ -158,6 +186,35 @@ impl Db {
         }
     }
 
+    /// Whether something could be written now. Writes nothing.
+    pub async fn look(&self, connection: &mut AnyConnection) -> Result<(), StoreError> {
+        let error = |error: sqlx::Error| self.error(&error);
+        if self.dialect == Dialect::Postgres {
+            let sql = "SELECT current_setting('transaction_read_only') AS read_only";
+            let (read_only,): (String,) = sqlx::query_as(sql).fetch_one(connection).await.map_err(error)?;
+            let standby = || StoreError::ReadOnly("the server is a standby, or its default is read-only".to_owned());
+            return if read_only == "on" { Err(standby()) } else { Ok(()) };
+        }
+        if self.moved() {
+            return Err(self.gone());
+        }
+        // the writer's connection has in its cache what may be damaged in the file
+        let mut fresh = self.connect().await?;
+        let looked = async {
+            let mut transaction = fresh.begin_with(self.begin()).await?;
+            sqlx::query("SELECT name FROM meta LIMIT 1").fetch_optional(&mut *transaction).await?;
+            transaction.rollback().await
+        };
+        let looked = looked.await.map_err(error);
+        close(fresh).await;
+        looked
+    }
+
+    /// What is wrong when [`Db::moved`] says so.
+    pub fn gone(&self) -> StoreError {
+        StoreError::Gone { path: self.file.clone().unwrap_or_default() }
+    }
+
     /// How a transaction that writes begins: on SQLite it takes the write lock at once, because asking for it later can fail.
     pub const fn begin(&self) -> &'static str {
         match self.dialect {
@@ -178,20 +235,41 @@ impl Db {
         StoreError::of(error, self.dialect)
     }
 
-    /// The difference between the server's clock and ours, in ms; there is none where the database is a file.
-    pub async fn clock_offset(&self, connection: &mut AnyConnection) -> Result<i64, sqlx::Error> {
-        if self.dialect == Dialect::Sqlite {
-            return Ok(0);
-        }
-        let sql = "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT";
-        let (theirs,): (i64,) = sqlx::query_as(sql).fetch_one(connection).await?;
-        Ok(theirs - millis(SystemTime::now()))
-    }
-
     /// Ends everything that reads.
     pub async fn close(&self) {
-        self.readers.close().await;
+        self.readers().close().await;
     }
+}
+
+fn pool(dialect: Dialect, fsync: bool, options: &AnyConnectOptions) -> AnyPool {
+    AnyPoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(PATIENCE)
+        .idle_timeout(Duration::from_secs(60))
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                for pragma in pragmas(dialect, fsync) {
+                    sqlx::raw_sql(*pragma).execute(&mut *connection).await?;
+                }
+                Ok(())
+            })
+        })
+        .connect_lazy_with(options.clone())
+}
+
+/// Tells a file from another of the same name: its device and its number there.
+type FileId = (u64, u64);
+
+#[cfg(unix)]
+fn id(file: &Path) -> Option<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(file).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// Elsewhere a file in use cannot be deleted.
+#[cfg(not(unix))]
+fn id(_: &Path) -> Option<FileId> {
+    None
 }
 
 /// What every connection begins with. The cache holds a whole batch, which would be written twice otherwise; a checkpoint, which waits
@@ -230,41 +308,6 @@ pub(super) fn rows(rows: usize, columns: usize, first: usize) -> String {
         text.push(')');
     }
     text
-}
-
-/// Milliseconds since 1970.
-pub(super) fn millis(at: SystemTime) -> i64 {
-    match at.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-        Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
-    }
-}
-
-/// The store's clock: that of the server where there is one, else ours at the start and the time since then, so that a jump of the
-/// system's clock moves no retry and ends no lease.
-#[derive(Debug)]
-pub(super) struct Clock {
-    base: i64,
-    at: Instant,
-    offset: AtomicI64,
-}
-
-impl Clock {
-    pub fn new() -> Self {
-        Self { base: millis(SystemTime::now()), at: Instant::now(), offset: AtomicI64::new(0) }
-    }
-
-    /// Now, in ms.
-    pub fn now(&self) -> i64 {
-        let since = i64::try_from(self.at.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.base.saturating_add(since).saturating_add(self.offset.load(Relaxed))
-    }
-
-    /// Follows the server, whose clock is `offset` ahead of the system's.
-    pub fn follow(&self, offset: i64) {
-        let since = i64::try_from(self.at.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.offset.store(millis(SystemTime::now()) + offset - self.base - since, Relaxed);
-    }
 }
 
 /// Closes a connection, however long that may not take.

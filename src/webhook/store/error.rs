@@ -72,6 +72,19 @@ pub enum StoreError {
     /// The database cannot be reached or read.
     #[error("the database cannot be reached ({0}): is it running?")]
     Unreachable(String),
+    /// The file cannot be opened, read or written.
+    #[error(
+        "the database's file cannot be opened, read or written ({0}): check the disk, and that the data directory is there (HARK_DATA_DIR)"
+    )]
+    Io(String),
+    /// The file that was written to is not at its place any more.
+    #[error(
+        "{} was deleted or replaced while it was in use: it is opened anew, and made anew where it is missing; to get back what waited in the old one, stop the gateway and put it back", .path.display()
+    )]
+    Gone {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// No answer in time.
     #[error("the database did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
@@ -100,6 +113,8 @@ impl StoreError {
             Self::Busy(_) => "store.busy",
             Self::Conflict(_) => "store.conflict",
             Self::Unreachable(_) => "store.unreachable",
+            Self::Io(_) => "store.io",
+            Self::Gone { .. } => "store.gone",
             Self::Timeout(_) => "store.timeout",
             Self::Sql(_) => "store.sql",
             Self::Closed => "store.closed",
@@ -134,6 +149,7 @@ impl StoreError {
                 sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
                     Self::Sql(text)
                 }
+                _ if dialect == Dialect::Sqlite => Self::Io(text),
                 _ => Self::Unreachable(text),
             };
         };
@@ -146,7 +162,9 @@ impl StoreError {
                 8 => Self::ReadOnly(text),
                 13 => Self::Full(text),
                 11 | 26 => Self::Corrupt(text),
-                10 | 14 => Self::Unreachable(text),
+                10 | 14 => Self::Io(text),
+                // no fault of what was to be written
+                1 if text.starts_with("no such ") => Self::Version(text),
                 _ => Self::Sql(text),
             },
             Dialect::Postgres => match code.as_str() {
@@ -155,6 +173,7 @@ impl StoreError {
                 "53100" => Self::Full(text),
                 "55P03" => Self::Busy(text),
                 "3D000" | "42501" => Self::Refused(text),
+                "42P01" | "42703" | "3F000" => Self::Version(text),
                 other if other.starts_with("28") => Self::Refused(text),
                 other if other.starts_with("57P") || other.starts_with("08") || other.starts_with("53") => {
                     Self::Unreachable(text)

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use sqlx::{AnyConnection, Row};
+use sqlx::{AnyConnection, Row, any::AnyRow};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     Core, Store, StoreError,
     batch::{bytes, uuid},
+    clock,
     secrets::time,
 };
 
@@ -21,8 +22,10 @@ use super::{
 const COUNT_EVERY: Duration = Duration::from_secs(15);
 /// How often old rows are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
-/// Events looked at in one transaction.
+/// Events, or lanes, looked at in one transaction.
 const PAGE: i64 = 500;
+/// How often the time is noted, so that a start knows whether the clock was set back meanwhile.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// No retry is further away than this; what is, was written under another clock.
 const FAR: i64 = 2 * 24 * 3600 * 1000;
 
@@ -40,8 +43,15 @@ pub struct Counters {
 /// Counts and deletes until the task is ended.
 pub(super) async fn run(core: Arc<Core>) {
     let mut purge_at = Instant::now() + Duration::from_secs(60);
+    let mut note_at = Instant::now() + NOTE_EVERY;
     loop {
         let begin = Instant::now();
+        if begin >= note_at {
+            note_at = begin + NOTE_EVERY;
+            if let Err(error) = note(&core).await {
+                debug!(code = error.code(), "the time could not be noted: {error}");
+            }
+        }
         if let Err(error) = count(&core).await {
             debug!(code = error.code(), "the rows could not be counted: {error}");
         }
@@ -60,6 +70,11 @@ pub(super) async fn run(core: Arc<Core>) {
     }
 }
 
+async fn note(core: &Arc<Core>) -> Result<(), StoreError> {
+    let own = Arc::clone(core);
+    super::write(core, move |connection| Box::pin(async move { clock::keep(&own, connection, false).await })).await
+}
+
 async fn count(core: &Core) -> Result<(), StoreError> {
     let error = |error: sqlx::Error| core.db.error(&error);
     let changes = core.changes.load(Relaxed);
@@ -67,14 +82,14 @@ async fn count(core: &Core) -> Result<(), StoreError> {
     let mut counters = Counters::default();
     let sql = "SELECT endpoint, CAST(SUM(pending) AS BIGINT) AS pending, MIN(head_at) AS oldest FROM lanes \
                WHERE due_at IS NOT NULL GROUP BY endpoint";
-    for row in sqlx::query(sql).fetch_all(core.db.readers()).await.map_err(error)? {
+    for row in sqlx::query(sql).fetch_all(&core.db.readers()).await.map_err(error)? {
         let endpoint: String = row.try_get("endpoint").map_err(error)?;
         let pending: i64 = row.try_get("pending").map_err(error)?;
         counters.oldest.insert(endpoint.clone(), time(row.try_get("oldest").map_err(error)?));
         counters.pending.insert(endpoint, u64::try_from(pending).unwrap_or_default());
     }
     let sql = "SELECT endpoint, COUNT(*) AS dead FROM deliveries WHERE state = 'dead' GROUP BY endpoint";
-    for row in sqlx::query(sql).fetch_all(core.db.readers()).await.map_err(error)? {
+    for row in sqlx::query(sql).fetch_all(&core.db.readers()).await.map_err(error)? {
         let dead: i64 = row.try_get("dead").map_err(error)?;
         counters.dead.insert(row.try_get("endpoint").map_err(error)?, u64::try_from(dead).unwrap_or_default());
     }
@@ -95,10 +110,10 @@ fn first_id(at: i64) -> Uuid {
 
 /// Walks over the events that are old enough, page by page.
 async fn purge(core: &Arc<Core>, done: Duration, dead: Duration) -> Result<u64, StoreError> {
-    let before = |keep: Duration| {
-        bytes(first_id(core.clock.now().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))))
-    };
-    let (done, dead) = (before(done), before(dead));
+    // identities are of the system's clock
+    let before = |keep: i64| bytes(first_id(core.clock.wall().saturating_sub(keep)));
+    let millis = |keep: Duration| i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+    let (done, dead) = (before(millis(done)), before(millis(dead)));
     let mut cursor = bytes(Uuid::nil());
     let mut deleted = 0;
     loop {
@@ -110,8 +125,16 @@ async fn purge(core: &Arc<Core>, done: Duration, dead: Duration) -> Result<u64, 
             None => break,
         }
     }
-    let (now, keep) = (core.clock.now(), i64::try_from(core.keep.0.as_millis()).unwrap_or(i64::MAX));
-    super::write(core, move |connection| Box::pin(tidy(connection, now, keep))).await?;
+    let (now, keep) = (core.clock.now(), millis(core.keep.0).max(FAR));
+    let unused = Unused { since: now.saturating_sub(keep), newest: before(keep) };
+    let mut endpoint = String::new();
+    while let Some(name) = next_endpoint(core, endpoint).await? {
+        lanes(core, &name, &unused).await?;
+        let of = name.clone();
+        super::write(core, move |connection| Box::pin(bring_forward(connection, of, now))).await?;
+        endpoint = name;
+    }
+    super::write(core, move |connection| Box::pin(expire(connection, now))).await?;
     Ok(deleted)
 }
 
@@ -140,18 +163,67 @@ async fn page(
     Ok((deleted, Some(last)))
 }
 
-/// The rest: numbers of calls that are long over, announcements, secrets, and retries that a clock put back has put off.
-async fn tidy(connection: &mut AnyConnection, now: i64, keep: i64) -> Result<(), sqlx::Error> {
-    let unused = now.saturating_sub(keep.max(FAR));
-    let lanes = "DELETE FROM lanes WHERE due_at IS NULL AND used_at < $1 \
-                 AND NOT EXISTS (SELECT 1 FROM live_calls c WHERE c.call = lanes.call) \
-                 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.endpoint = lanes.endpoint AND d.call = lanes.call)";
-    sqlx::query(lanes).bind(unused).execute(&mut *connection).await?;
+/// Which lanes nobody needs any more: not used since, and of calls that are no younger than that.
+#[derive(Clone)]
+struct Unused {
+    since: i64,
+    newest: Vec<u8>,
+}
+
+async fn next_endpoint(core: &Core, behind: String) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT endpoint FROM lanes WHERE endpoint > $1 ORDER BY endpoint LIMIT 1";
+    let found = sqlx::query(sql).bind(behind).fetch_optional(&core.db.readers()).await;
+    found.and_then(|row| row.map(|row| row.try_get("endpoint")).transpose()).map_err(|error| core.db.error(&error))
+}
+
+/// Deletes the numbers of calls that are long over. Only readers look for them: events go on being written meanwhile.
+async fn lanes(core: &Arc<Core>, endpoint: &str, unused: &Unused) -> Result<(), StoreError> {
+    let error = |error: sqlx::Error| core.db.error(&error);
+    let sql = "SELECT call, due_at, used_at FROM lanes WHERE endpoint = $1 AND call > $2 AND call < $3 ORDER BY call LIMIT $4";
+    let mut behind = bytes(Uuid::nil());
+    loop {
+        let query =
+            sqlx::query(sql).bind(endpoint.to_owned()).bind(behind.clone()).bind(unused.newest.clone()).bind(PAGE);
+        let page = query.fetch_all(&core.db.readers()).await.map_err(error)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        let last = bytes(uuid(last, "call").map_err(error)?);
+        let idle = |row: &AnyRow| {
+            let (due, used): (Option<i64>, i64) = (row.try_get("due_at")?, row.try_get("used_at")?);
+            Ok::<_, sqlx::Error>(due.is_none() && used < unused.since)
+        };
+        let found = page.iter().map(idle).collect::<Result<Vec<_>, _>>().map_err(error)?;
+        if found.contains(&true) {
+            let (endpoint, range, since) = (endpoint.to_owned(), (behind, last.clone()), unused.since);
+            super::write(core, move |connection| Box::pin(delete_lanes(connection, endpoint, range, since))).await?;
+        }
+        behind = last;
+    }
+}
+
+async fn delete_lanes(
+    connection: &mut AnyConnection,
+    endpoint: String,
+    (behind, last): (Vec<u8>, Vec<u8>),
+    since: i64,
+) -> Result<(), sqlx::Error> {
+    let sql = "DELETE FROM lanes WHERE endpoint = $1 AND call > $2 AND call <= $3 AND due_at IS NULL AND used_at < $4 \
+               AND NOT EXISTS (SELECT 1 FROM live_calls c WHERE c.call = lanes.call) \
+               AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.endpoint = lanes.endpoint AND d.call = lanes.call)";
+    sqlx::query(sql).bind(endpoint).bind(behind).bind(last).bind(since).execute(connection).await.map(drop)
+}
+
+/// Retries that a clock has put off for longer than any schedule.
+async fn bring_forward(connection: &mut AnyConnection, endpoint: String, now: i64) -> Result<(), sqlx::Error> {
+    let far = "UPDATE lanes SET due_at = $1 WHERE endpoint = $2 AND due_at > $3 AND owner IS NULL";
+    sqlx::query(far).bind(now).bind(endpoint).bind(now.saturating_add(FAR)).execute(connection).await.map(drop)
+}
+
+/// Announcements and secrets whose time is over.
+async fn expire(connection: &mut AnyConnection, now: i64) -> Result<(), sqlx::Error> {
     for sql in ["DELETE FROM announcements WHERE expires_at <= $1", "DELETE FROM secrets WHERE expires_at <= $1"] {
         sqlx::query(sql).bind(now).execute(&mut *connection).await?;
     }
-    let far = "UPDATE lanes SET due_at = $1 WHERE due_at > $2 AND owner IS NULL";
-    sqlx::query(far).bind(now).bind(now.saturating_add(FAR)).execute(connection).await.map(drop)
+    Ok(())
 }
 
 impl Store {

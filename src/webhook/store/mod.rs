@@ -5,6 +5,7 @@
 mod admin;
 mod batch;
 mod calls;
+mod clock;
 mod db;
 mod endpoints;
 mod error;
@@ -21,7 +22,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -45,7 +46,8 @@ pub use self::{
     secrets::{Disabled, Secret},
 };
 use self::{
-    db::{Clock, Db, Dialect},
+    clock::Clock,
+    db::{Db, Dialect},
     queue::{Intake, Mark, Shelves},
     writer::Writer,
 };
@@ -70,6 +72,10 @@ pub struct Config {
     pub fsync: bool,
     /// For a test that needs a full disk: the most pages of 4 kB that the file may have.
     pub max_pages: Option<Arc<AtomicU32>>,
+    /// For a test that needs a read-only disk: connections made from now on write nothing.
+    pub read_only: Option<Arc<AtomicBool>>,
+    /// For a test that sets clocks: by how many ms those of the system and of the server are ahead of the truth.
+    pub clock: Option<Arc<AtomicI64>>,
 }
 
 impl Default for Config {
@@ -84,6 +90,8 @@ impl Default for Config {
             keep_dead: Duration::from_secs(30 * DAY),
             fsync: true,
             max_pages: None,
+            read_only: None,
+            clock: None,
         }
     }
 }
@@ -120,6 +128,8 @@ struct Core {
     lease: Duration,
     keep: (Duration, Duration),
     last_lease: AtomicI64,
+    /// The server's clock has been read.
+    followed: AtomicBool,
     health: watch::Sender<Option<StoreError>>,
     orphans: mpsc::UnboundedSender<Orphan>,
     counters: Mutex<Counters>,
@@ -198,7 +208,7 @@ impl Store {
         let (orphans, orphaned) = mpsc::unbounded_channel();
         let core = Core {
             db,
-            clock: Clock::new(),
+            clock: Clock::new(config.clock.clone()),
             owner: Uuid::now_v7(),
             intake: Intake::default(),
             shelves: Shelves::default(),
@@ -206,6 +216,7 @@ impl Store {
             lease: config.lease,
             keep: (config.keep_done, config.keep_dead),
             last_lease: AtomicI64::new(0),
+            followed: AtomicBool::new(false),
             health: watch::Sender::new(None),
             orphans,
             counters: Mutex::default(),

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::{
     Core, Orphan,
     batch::{bytes, uuid},
+    clock,
     error::StoreError,
 };
 use crate::call::CallId;
@@ -179,7 +180,7 @@ impl Keeper {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         let core = &self.core;
         let error = |error: sqlx::Error| core.db.error(&error);
-        core.clock.follow(core.db.clock_offset(connection).await.map_err(error)?);
+        clock::follow(core, connection).await.map_err(error)?;
         let sql = "SELECT id, lock_key, name FROM owners WHERE id <> $1";
         let others = sqlx::query(sql).bind(bytes(core.owner)).fetch_all(&mut *connection).await.map_err(error)?;
         let mut free = HashMap::new();

@@ -59,7 +59,7 @@ impl Store {
         let sql = "SELECT secret, created_at, expires_at FROM secrets WHERE endpoint = $1 \
                    AND (expires_at IS NULL OR expires_at > $2) ORDER BY created_at DESC";
         let query = sqlx::query(sql).bind(endpoint.to_owned()).bind(self.core.clock.now());
-        let rows = query.fetch_all(self.core.db.readers()).await.map_err(|error| self.error(&error))?;
+        let rows = query.fetch_all(&self.core.db.readers()).await.map_err(|error| self.error(&error))?;
         let secret = |row: &sqlx::any::AnyRow| {
             let expires: Option<i64> = row.try_get("expires_at")?;
             let (secret, created) = (row.try_get("secret")?, row.try_get("created_at")?);
@@ -123,7 +123,7 @@ impl Store {
     /// The database does not work.
     pub async fn disabled(&self) -> Result<Vec<Disabled>, StoreError> {
         let sql = "SELECT name, disabled_at, reason FROM endpoints WHERE disabled_at IS NOT NULL ORDER BY name";
-        let rows = sqlx::query(sql).fetch_all(self.core.db.readers()).await.map_err(|error| self.error(&error))?;
+        let rows = sqlx::query(sql).fetch_all(&self.core.db.readers()).await.map_err(|error| self.error(&error))?;
         let disabled = |row: &sqlx::any::AnyRow| {
             let reason: Option<String> = row.try_get("reason")?;
             let since = time(row.try_get("disabled_at")?);

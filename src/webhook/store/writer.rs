@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{
-    Core, batch,
+    Core, batch, clock,
     db::{Dialect, PATIENCE, close},
     error::StoreError,
     owner::{self, Dead, Keeper},
@@ -25,6 +25,10 @@ use crate::webhook::{Due, Outcome};
 const POLL: Duration = Duration::from_secs(1);
 /// The wait after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
+/// When nothing has been written for so long, the database is looked at all the same: who is idle should know too.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a look at a server may take.
+const LOOK: Duration = Duration::from_secs(5);
 /// A database that does not work is reported at most this often.
 const LOUD_EVERY: Duration = Duration::from_secs(10);
 
@@ -45,6 +49,8 @@ pub(super) struct Writer {
     /// Leases of transactions that failed: the commit may have reached the database all the same.
     doubtful: Vec<i64>,
     loud: Option<Instant>,
+    /// When the database was last seen to take something.
+    seen: Instant,
 }
 
 impl Writer {
@@ -60,6 +66,7 @@ impl Writer {
             batch: Batch::default(),
             doubtful: Vec::new(),
             loud: None,
+            seen: Instant::now(),
         }
     }
 
@@ -74,16 +81,26 @@ impl Writer {
             return Ok(());
         }
         let core = Arc::clone(&self.core);
+        if core.db.moved() {
+            core.db.let_go().await;
+            // whatever is there now is to be made ready
+            self.registered = self.visits;
+        }
         let mut connection = core.db.connect().await?;
+        core.db.settle();
         if !self.registered {
             core.db.migrate(&mut connection).await?;
+            clock::follow(&core, &mut connection).await.map_err(|error| core.db.error(&error))?;
+            let error = |error: sqlx::Error| core.db.error(&error);
+            let mut transaction = connection.begin_with(core.db.begin()).await.map_err(error)?;
+            clock::keep(&core, &mut transaction, false).await.map_err(error)?;
+            transaction.commit().await.map_err(error)?;
             self.register(&mut connection).await?;
             self.registered = true;
         } else if self.visits {
             core.db.up_to_date(&mut connection).await?;
         }
-        let offset = core.db.clock_offset(&mut connection).await.map_err(|error| core.db.error(&error))?;
-        core.clock.follow(offset);
+        clock::follow(&core, &mut connection).await.map_err(|error| core.db.error(&error))?;
         self.connection = Some(connection);
         Ok(())
     }
@@ -130,13 +147,23 @@ impl Writer {
         loop {
             let jobs = core.intake.take_jobs();
             core.intake.fill(&mut self.batch);
+            if self.batch.is_empty()
+                && self.look_at() <= Instant::now()
+                && let Err(error) = self.look().await
+            {
+                for (_, refuse) in jobs {
+                    refuse(error.clone());
+                }
+                self.failed(error).await;
+                continue;
+            }
             let demands = self.demands();
             if self.batch.is_empty() && demands.is_empty() {
                 if jobs.is_empty() && core.intake.idle() {
                     if core.intake.closed() {
                         return;
                     }
-                    wait(&core).await;
+                    wait(&core, self.look_at()).await;
                 }
             } else {
                 match self.write(&demands).await {
@@ -169,6 +196,8 @@ impl Writer {
             Dialect::Sqlite => work.await,
             Dialect::Postgres => timeout(PATIENCE, work).await.unwrap_or(Err(StoreError::Timeout(PATIENCE))),
         };
+        // a commit to a file that is at its path no more is none
+        let done = done.and_then(|claimed| if core.db.moved() { Err(core.db.gone()) } else { Ok(claimed) });
         match &done {
             Ok(_) => {
                 self.doubtful.clear();
@@ -184,7 +213,8 @@ impl Writer {
     }
 
     fn written(&mut self, claimed: Vec<Claimed>) {
-        let core = &self.core;
+        let core = Arc::clone(&self.core);
+        let wrote = !self.batch.is_empty() || claimed.iter().any(|(_, fetched, _)| !fetched.is_empty());
         let puts = std::mem::take(&mut self.batch.puts);
         self.batch.marks.clear();
         core.intake.committed(puts);
@@ -199,10 +229,42 @@ impl Writer {
             };
             core.shelves.fill(&demand.endpoint, fetched, now, look_at);
         }
-        if core.health.borrow().is_some() {
+        if wrote || self.visits {
+            self.works();
+        }
+    }
+
+    /// Something was written, or could have been.
+    fn works(&mut self) {
+        self.seen = Instant::now();
+        if self.core.health.borrow().is_some() {
             info!("the database works again: everything that waited for it is written");
-            core.health.send_replace(None);
+            self.core.health.send_replace(None);
             self.loud = None;
+        }
+    }
+
+    /// When to look whether the database works, if nothing is written until then. Only to read is no proof.
+    fn look_at(&self) -> Instant {
+        if self.visits || self.core.intake.closed() {
+            return self.seen + Duration::from_secs(365 * 24 * 3600);
+        }
+        if self.core.health.borrow().is_some() { self.seen } else { self.seen + LOOK_EVERY }
+    }
+
+    async fn look(&mut self) -> Result<(), StoreError> {
+        self.connect().await?;
+        let Some(mut connection) = self.connection.take() else { return Err(StoreError::Closed) };
+        match timeout(LOOK, self.core.db.look(&mut connection)).await.unwrap_or(Err(StoreError::Timeout(LOOK))) {
+            Ok(()) => {
+                self.connection = Some(connection);
+                self.works();
+                Ok(())
+            }
+            Err(error) => {
+                close(connection).await;
+                Err(error)
+            }
         }
     }
 
@@ -285,6 +347,11 @@ impl Writer {
                 continue;
             }
             let Some(mut connection) = self.connection.take() else { return };
+            if core.db.moved() {
+                refuse(core.db.gone());
+                close(connection).await;
+                continue;
+            }
             let done = async {
                 let mut transaction = connection.begin_with(core.db.begin()).await?;
                 let answer = job(&mut transaction).await?;
@@ -316,15 +383,9 @@ impl Writer {
 }
 
 /// Waits until there may be work.
-async fn wait(core: &Core) {
-    let look_at = core.shelves.look_at(core.prefetch);
-    let looked = async {
-        match look_at {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! { () = core.intake.wake.notified() => {}, () = looked => {} }
+async fn wait(core: &Core, until: Instant) {
+    let until = core.shelves.look_at(core.prefetch).map_or(until, |at| at.min(until));
+    tokio::select! { () = core.intake.wake.notified() => {}, () = sleep_until(until) => {} }
 }
 
 async fn transact(
@@ -350,7 +411,7 @@ async fn transact(
         batch::unclaim(&mut transaction, owner, until, now).await.map_err(error)?;
     }
     if !batch.marks.is_empty() {
-        batch::mark(&mut transaction, &batch.marks, owner, now).await.map_err(error)?;
+        batch::mark(&mut transaction, core.db.dialect, &batch.marks, owner, now).await.map_err(error)?;
     }
     if !batch.puts.is_empty() {
         batch::put(&mut transaction, &batch.puts, owner, now).await.map_err(error)?;
