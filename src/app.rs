@@ -24,7 +24,7 @@ use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
     api,
     asterisk::audiosocket,
-    call::{Budget, Envelope},
+    call::{Budget, Envelope, Rules},
     config::Config,
     net,
     session::Registry,
@@ -162,7 +162,7 @@ impl App {
         let (sender, events) = mpsc::channel(EVENTS);
         let calls = Arc::new(Calls {
             agent: Arc::new(config.agent.clone()),
-            call: Arc::new(config.call.clone()),
+            rules: Arc::new(Rules::new(config.call.clone())),
             audio: Arc::new(config.audio.clone()),
             audiosocket: config.audiosocket.clone(),
             guarded: outgoing.guarded(connect_timeout)?,

@@ -36,7 +36,10 @@ pub use route::{Overrides, Route, RouteError};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::{audio::Rate, call::CallId};
+use crate::{
+    audio::Rate,
+    call::{CallId, Rules},
+};
 
 /// Settings of the agent side. URLs are kept as text here; [`Route`] parses them.
 #[derive(Debug, Clone, Deserialize)]
@@ -101,6 +104,8 @@ pub struct Context {
     pub rate: Rate,
     /// Settings.
     pub config: Arc<Config>,
+    /// The rules of the conversation.
+    pub rules: Arc<Rules>,
     /// Shared means of connecting.
     pub outgoing: Outgoing,
 }

@@ -38,7 +38,7 @@ const COMMANDS: usize = 16;
 #[derive(Debug)]
 pub(super) struct Calls {
     pub agent: Arc<agent::Config>,
-    pub call: Arc<crate::call::Config>,
+    pub rules: Arc<crate::call::Rules>,
     pub audio: Arc<crate::audio::Config>,
     pub audiosocket: audiosocket::Config,
     pub outgoing: Outgoing,
@@ -195,14 +195,15 @@ impl Calls {
         let leg = identified.into_leg().await;
         let rate = leg.rate();
         let setup = Setup {
-            config: Arc::clone(&self.call),
+            rules: Arc::clone(&self.rules),
             rate,
-            mode: mode(&route, self.call.interrupt_listening),
+            mode: mode(&route, self.rules.config.interrupt_listening),
             ambience: self.sounds.ambience(rate),
             apology: self.sounds.apology(rate),
             budget: Arc::clone(&self.budget),
         };
-        let context = Context { call: id, uuid, rate, config: Arc::clone(&self.agent), outgoing };
+        let (config, rules) = (Arc::clone(&self.agent), Arc::clone(&self.rules));
+        let context = Context { call: id, uuid, rate, config, rules, outgoing };
         let agent = agent::connect(route, context, &self.voice);
         let (events, stop) = (self.events.clone(), self.stop.clone());
         Session {
@@ -278,12 +279,16 @@ fn mode(route: &Route, interrupt_listening: bool) -> Mode {
             deaf_while_speaking: interrupt_listening,
             speech_edges: asr.scheme().starts_with("ws"),
             digits_interrupt: true,
+            obeys: true,
+            transcribes: true,
         },
         Route::Builtin { .. } => Mode {
             barge_in: !interrupt_listening,
             deaf_while_speaking: interrupt_listening,
             speech_edges: true,
             digits_interrupt: true,
+            obeys: true,
+            transcribes: false,
         },
     }
 }

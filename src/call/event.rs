@@ -85,6 +85,8 @@ pub enum EndReason {
     AgentFailed,
     /// Somebody else asked for it: a command from outside of the call.
     Hangup,
+    /// The caller said nothing for too long.
+    CallerIdle,
     /// The maximum duration of a call was reached.
     MaxDuration,
     /// The gateway is being stopped.
@@ -107,6 +109,7 @@ impl EndReason {
             Self::AgentClosed => "agent.closed",
             Self::AgentFailed => "agent.failed",
             Self::Hangup => "hangup",
+            Self::CallerIdle => "caller.idle",
             Self::MaxDuration => "max_duration",
             Self::Shutdown => "shutdown",
             Self::GatewayRestarted => "gateway_restarted",

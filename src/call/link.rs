@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-use super::{CallEvent, Digit, EndReason, Role, UtteranceId};
+use super::{CallEvent, Collect, Digit, EndReason, Role, UtteranceId};
 use crate::audio::{Frame, Rate};
 
 /// Everything that can happen to a call.
@@ -97,7 +97,9 @@ pub enum AgentEvent {
     Audio(UtteranceId, Vec<i16>),
     /// All audio of this utterance has been sent; a partial last frame can be padded and played.
     AudioEnd(UtteranceId),
-    /// Words. Only final ones become webhook events.
+    /// This utterance, of which nothing has been sent so far, is to be heard to its end whatever the caller does.
+    Protected(UtteranceId),
+    /// Words. Only final ones become webhook events; others are all of the turn so far.
     Transcript {
         /// Who spoke.
         role: Role,
@@ -125,7 +127,7 @@ pub enum AgentEvent {
 pub enum AgentInput {
     /// 20 ms of the caller (or silence where the agent must not hear them), at the leg's rate.
     Audio(Frame),
-    /// What the agent said is cut: `heard` of `utterance` reached the caller. Everything after it is forgotten.
+    /// What the agent said is cut: `heard` of `utterance` reached the caller. Everything after it is forgotten, but for protected speech.
     Interrupt {
         /// The utterance that played; `None` when only waiting ones were cut.
         utterance: Option<UtteranceId>,
@@ -136,19 +138,38 @@ pub enum AgentInput {
     Played(UtteranceId),
     /// The caller pressed a key.
     Dtmf(Digit),
-    /// The caller began (`true`) or stopped (`false`) speaking, by the local VAD.
+    /// The keys that the caller pressed, as one answer.
+    Digits(Vec<Digit>),
+    /// The caller began (`true`) or has finished (`false`) speaking.
     CallerSpeech(bool),
-    /// Speak this text (greeting).
-    Say(String),
+    /// The caller pauses, and may have finished.
+    CallerPauses,
+    /// Speak this.
+    Say(Say),
     /// The caller is gone: deliver the final transcripts you have, then end the stream.
     Finish,
 }
 
+/// A text to be spoken as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Say {
+    /// The text.
+    pub text: String,
+    /// It is spoken to its end, whatever the caller does.
+    pub protect: bool,
+}
+
 /// An order from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// End the call for this reason.
     Hangup(EndReason),
+    /// Have the agent speak this.
+    Say(Say),
+    /// The agent hears silence, and the caller's voice decides nothing, until `false`.
+    Mute(bool),
+    /// Collect the caller's keys like this; `None`: as the settings say.
+    Collect(Option<Collect>),
 }
 
 /// What became of something sent.

@@ -4,6 +4,7 @@
 
 pub mod apology;
 mod config;
+mod dtmf;
 mod event;
 mod grid;
 mod id;
@@ -13,14 +14,16 @@ mod machine;
 mod playout;
 mod turn;
 
-pub use config::{Config, Vad};
+pub use config::{BargeIn, Config, Dtmf, Endpoint, Idle, Policy, Vad};
+pub use dtmf::Collect;
 pub use event::{CallEvent, EndReason, Envelope, Role};
 pub use grid::{CATCH_UP, PERIOD};
 pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
 pub use latency::Latency;
 pub use link::{
-    Agent, AgentEvent, AgentInput, Cause, Command, Edge, Fault, Input, Leg, LegCommand, LegEvent, Link, Output, Sent,
+    Agent, AgentEvent, AgentInput, Cause, Command, Edge, Fault, Input, Leg, LegCommand, LegEvent, Link, Output, Say,
+    Sent,
 };
 pub use machine::{Call, Mode, Setup, Stats};
 pub use playout::Budget;
-pub use turn::VOICE_MS;
+pub use turn::{Ending, Lexicon, Rules, VOICE_MS, Weight, languages};

@@ -45,6 +45,22 @@ enum Piece {
     End(UtteranceId),
 }
 
+impl Piece {
+    const fn utterance(&self) -> UtteranceId {
+        match self {
+            Self::Samples { utterance, .. } | Self::End(utterance) => *utterance,
+        }
+    }
+
+    /// Samples that have not been played.
+    fn left(&self) -> usize {
+        match self {
+            Self::Samples { samples, position, .. } => samples.len() - position,
+            Self::End(_) => 0,
+        }
+    }
+}
+
 /// What a call has still to play.
 #[derive(Debug)]
 pub struct Playout {
@@ -120,6 +136,12 @@ impl Playout {
         self.skipped_frames
     }
 
+    /// Whether what is played next is only the fade of what was held or cut.
+    #[must_use]
+    pub const fn is_fading(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
     /// Whether a frame can be played without inventing anything: a whole one, or the end of an utterance.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -183,30 +205,44 @@ impl Playout {
     pub const fn resume(&mut self) {
         if self.held {
             self.held = false;
-            self.fade_in = true;
+            // what has not begun begins as it is
+            self.fade_in = self.current.is_some();
         }
     }
 
-    /// Throws away everything that waits and returns the utterance that was playing with how much of it was played.
-    pub fn cut(&mut self) -> Option<(UtteranceId, Duration)> {
+    /// Throws away everything that waits, except what is of the utterances to `keep`, and returns the utterance that was playing with how
+    /// much of it was played.
+    pub fn cut(&mut self, keep: &[UtteranceId]) -> Option<(UtteranceId, Duration)> {
         if !self.held {
             self.fade_next();
         }
         self.held = false;
         self.fade_in = false;
         self.debt = 0;
-        self.budget.used.fetch_sub(self.queued, Ordering::Relaxed);
+        let before = self.queued;
         self.queued = 0;
-        self.queue = VecDeque::new();
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.retain(|piece| keep.contains(&piece.utterance()));
+        for piece in queue {
+            self.queued += piece.left();
+            self.queue.push_back(piece);
+        }
+        self.budget.used.fetch_sub(before - self.queued, Ordering::Relaxed);
         self.current.take().map(|(utterance, samples)| (utterance, self.rate.duration_of(samples)))
+    }
+
+    /// The utterance that is heard next, or now.
+    #[must_use]
+    pub fn next(&self) -> Option<UtteranceId> {
+        // an end that has not been played yet is still to come, but makes no sound
+        let waiting = self.queue.iter().find(|piece| piece.left() > 0).map(Piece::utterance);
+        waiting.or(self.current.map(|(utterance, _)| utterance))
     }
 
     /// The utterance that waits or plays now.
     #[must_use]
     pub fn latest(&self) -> Option<UtteranceId> {
-        let waiting = self.queue.iter().map(|piece| match piece {
-            Piece::Samples { utterance, .. } | Piece::End(utterance) => *utterance,
-        });
+        let waiting = self.queue.iter().map(Piece::utterance);
         waiting.chain(self.current.map(|(utterance, _)| utterance)).max()
     }
 
@@ -214,11 +250,17 @@ impl Playout {
         self.rate.samples_in(Duration::from_millis(FADE_MS))
     }
 
-    /// Takes the next 5 ms as the faded start of the next frame.
+    /// Takes the next 5 ms of what plays as the faded start of the next frame.
     fn fade_next(&mut self) {
-        let mut tail = vec![0; self.fade_samples().min(self.queued)];
-        let filled = self.fill(&mut tail, &mut Vec::new());
-        tail.truncate(filled);
+        let playing = self.current.map(|(utterance, _)| utterance);
+        let same = self.queue.iter().take_while(|piece| Some(piece.utterance()) == playing);
+        let left = same.map(Piece::left).sum::<usize>();
+        let mut tail = vec![0; self.fade_samples().min(left)];
+        let mut filled = 0;
+        // the end of the utterance stays: whoever waits for it is to be told when it is heard
+        while filled < tail.len() {
+            filled += self.fill_from_front(&mut tail[filled..]);
+        }
         let fade = tail.len();
         mix::fade_out(&mut tail, fade);
         self.tail = tail;
@@ -227,7 +269,7 @@ impl Playout {
     /// Moves waiting samples into `into`; returns how many.
     fn fill(&mut self, into: &mut [i16], played: &mut Vec<UtteranceId>) -> usize {
         let mut filled = 0;
-        while let Some(piece) = self.queue.front_mut() {
+        while let Some(piece) = self.queue.front() {
             match piece {
                 Piece::End(utterance) => {
                     played.push(*utterance);
@@ -236,27 +278,29 @@ impl Playout {
                     }
                     self.queue.pop_front();
                 }
-                Piece::Samples { utterance, samples, position } => {
-                    if filled == into.len() {
-                        break;
-                    }
-                    let count = (samples.len() - *position).min(into.len() - filled);
-                    into[filled..filled + count].copy_from_slice(&samples[*position..*position + count]);
-                    *position += count;
-                    filled += count;
-                    match &mut self.current {
-                        Some((current, heard)) if current == utterance => *heard += count,
-                        current => *current = Some((*utterance, count)),
-                    }
-                    if *position == samples.len() {
-                        self.queue.pop_front();
-                    }
-                }
+                Piece::Samples { .. } if filled == into.len() => break,
+                Piece::Samples { .. } => filled += self.fill_from_front(&mut into[filled..]),
             }
         }
-        self.queued -= filled;
-        self.budget.used.fetch_sub(filled, Ordering::Relaxed);
         filled
+    }
+
+    /// Moves samples of the first piece into `into`; returns how many.
+    fn fill_from_front(&mut self, into: &mut [i16]) -> usize {
+        let Some(Piece::Samples { utterance, samples, position }) = self.queue.front_mut() else { return 0 };
+        let count = (samples.len() - *position).min(into.len());
+        into[..count].copy_from_slice(&samples[*position..*position + count]);
+        *position += count;
+        match &mut self.current {
+            Some((current, heard)) if current == utterance => *heard += count,
+            current => *current = Some((*utterance, count)),
+        }
+        if *position == samples.len() {
+            self.queue.pop_front();
+        }
+        self.queued -= count;
+        self.budget.used.fetch_sub(count, Ordering::Relaxed);
+        count
     }
 }
 
@@ -317,12 +361,12 @@ mod tests {
             playout.take(&mut Vec::new()).unwrap();
         }
         // 100 ms played, and the 5 ms of the fade.
-        assert_eq!(playout.cut(), Some((ONE, Duration::from_millis(105))));
+        assert_eq!(playout.cut(&[]), Some((ONE, Duration::from_millis(105))));
         let last = playout.take(&mut Vec::new()).unwrap();
         assert!(last.samples()[..20].iter().all(|&sample| sample > 0));
         assert!(last.samples()[40..].iter().all(|&sample| sample == 0));
         assert!(playout.take(&mut Vec::new()).is_none());
-        assert_eq!(playout.cut(), None);
+        assert_eq!(playout.cut(&[]), None);
     }
 
     #[test]
@@ -338,6 +382,49 @@ mod tests {
         playout.end(ONE);
         let next = playout.take(&mut Vec::new()).unwrap();
         assert_eq!(next.samples()[159], 160 + 40 + 160);
+    }
+
+    #[test]
+    fn an_end_within_the_fade_is_told_once_it_is_heard() {
+        let mut playout = playout();
+        playout.push(ONE, vec![1000; 190]);
+        playout.end(ONE);
+        let mut played = Vec::new();
+        playout.take(&mut played).unwrap();
+        playout.hold();
+        playout.take(&mut played).unwrap();
+        assert_eq!(played, []);
+        playout.resume();
+        assert!(playout.is_ready() && playout.take(&mut played).is_none());
+        assert_eq!(played, [ONE]);
+    }
+
+    #[test]
+    fn what_has_not_begun_is_held_and_begun_as_it_is() {
+        let mut playout = playout();
+        playout.push(ONE, vec![1000; 320]);
+        playout.hold();
+        assert!(playout.take(&mut Vec::new()).is_none());
+        playout.resume();
+        assert_eq!(playout.take(&mut Vec::new()).unwrap().samples(), [1000; 160]);
+    }
+
+    #[test]
+    fn a_cut_keeps_what_is_protected_whole() {
+        let mut playout = playout();
+        playout.push(ONE, vec![1000; 180]);
+        playout.end(ONE);
+        playout.push(TWO, vec![2000; 160]);
+        playout.end(TWO);
+        playout.take(&mut Vec::new()).unwrap();
+        assert_eq!(playout.next(), Some(ONE));
+        assert_eq!(playout.cut(&[TWO]), Some((ONE, Duration::from_micros(22_500))));
+        assert_eq!((playout.next(), playout.queued()), (Some(TWO), 160));
+        let fading = playout.take(&mut Vec::new()).unwrap();
+        assert!(fading.samples().iter().all(|&sample| sample <= 1000), "no sample of the other is in the fade");
+        let mut played = Vec::new();
+        assert_eq!(playout.take(&mut played).unwrap().samples(), [2000; 160]);
+        assert_eq!((played.as_slice(), playout.budget.used.load(Ordering::Relaxed)), (&[TWO][..], 0));
     }
 
     #[test]
@@ -359,7 +446,7 @@ mod tests {
         let mut playout = Playout::new(Rate::R8K, Arc::clone(&budget));
         playout.push(ONE, vec![0; 320]);
         assert!(budget.is_spent());
-        playout.cut();
+        playout.cut(&[]);
         assert!(!budget.is_spent());
         playout.push(ONE, vec![0; 320]);
         drop(playout);

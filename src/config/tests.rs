@@ -68,6 +68,10 @@ fn default_toml_has_every_key_of_every_struct() {
         ("call", fields::<call::Config>()),
         ("call.vad", fields::<call::Vad>()),
         ("audio", fields::<audio::Config>()),
+        ("call.barge_in", fields::<call::BargeIn>()),
+        ("call.endpoint", fields::<call::Endpoint>()),
+        ("call.idle", fields::<call::Idle>()),
+        ("call.dtmf", fields::<call::Dtmf>()),
         ("webhooks", fields::<webhook::Config>()),
         ("routing", fields::<Routing>()),
         ("database", fields::<Database>()),
@@ -78,7 +82,8 @@ fn default_toml_has_every_key_of_every_struct() {
         assert!(!fields.is_empty(), "{section}");
         expected.extend(fields.iter().map(|field| format!("{section}.{field}")));
     }
-    expected.retain(|key| key != "call.vad" && key != "webhooks.endpoints");
+    let sections = ["call.vad", "call.barge_in", "call.endpoint", "call.idle", "call.dtmf", "webhooks.endpoints"];
+    expected.retain(|key| !sections.contains(&key.as_str()));
     expected.sort();
     known.sort_unstable();
     assert_eq!(known, expected);

@@ -29,6 +29,16 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("call.max_duration_s", 0, 31_536_000),
     ("call.max_queue_s", 1, 3_600),
     ("call.network_delay_ms", 0, 5_000),
+    ("call.warn_before_s", 1, 86_400),
+    ("call.resume_after_ms", 100, 60_000),
+    ("call.barge_in.min_words", 1, 50),
+    ("call.endpoint.complete_ms", 32, 60_000),
+    ("call.endpoint.open_ms", 32, 60_000),
+    ("call.endpoint.digits", 0, 64),
+    ("call.idle.after_ms", 500, 3_600_000),
+    ("call.dtmf.min", 1, 64),
+    ("call.dtmf.max", 1, 64),
+    ("call.dtmf.timeout_ms", 100, 60_000),
     ("call.vad.min_speech_ms", 1, 60_000),
     ("call.vad.redemption_ms", 1, 60_000),
     ("webhooks.timeout_ms", 1, 600_000),
@@ -48,6 +58,7 @@ const ENDPOINT_RANGES: &[(&str, i64, i64)] =
 pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults) -> Config {
     ranges(merged, faults);
     levels(&config, merged, faults);
+    conversation(&config.call, merged, faults);
     urls(&config, merged, faults);
     endpoints(&config, merged, faults);
     headers(&config, merged, faults);
@@ -95,6 +106,27 @@ fn levels(config: &Config, merged: &Merged, faults: &mut Faults) {
             format!("is above {}: no sound could be silence without being speech before", other.escape_debug());
         let advice = "Write the lower of the two thresholds here, or raise the other.";
         faults.push("config.conflict", merged.written("call.vad.negative"), reason, advice);
+    }
+}
+
+fn conversation(call: &crate::call::Config, merged: &Merged, faults: &mut Faults) {
+    let known = crate::call::languages();
+    for language in call.languages.iter().filter(|language| !known.contains(language)) {
+        let reason = format!("there is nothing known about the language {:?}", language.as_str());
+        let advice = format!("Write some of {}, or leave it out: then all of them count.", known.join(", "));
+        faults.push("config.range", merged.written("call.languages"), reason, advice);
+    }
+    if call.dtmf.min > call.dtmf.max {
+        let reason = format!("is above call.dtmf.max ({}): no answer would ever be complete", call.dtmf.max);
+        let advice = "Write the least number of keys here, the most there.";
+        faults.push("config.conflict", merged.written("call.dtmf.min"), reason, advice);
+    }
+    let key = call.dtmf.terminator.as_deref().unwrap_or("none");
+    let mut chars = key.chars();
+    let is_key = chars.next().is_some_and(|c| crate::call::Digit::try_from(c).is_ok()) && chars.next().is_none();
+    if !is_key && key != "none" {
+        let advice = "Write one key, 0-9, *, # or A-D, or \"none\".";
+        faults.push("config.range", merged.written("call.dtmf.terminator"), "is no key of a telephone", advice);
     }
 }
 

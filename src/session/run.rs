@@ -165,7 +165,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
 
     fn setup_taken(&mut self) -> Setup {
         Setup {
-            config: Arc::clone(&self.setup.config),
+            rules: Arc::clone(&self.setup.rules),
             rate: self.setup.rate,
             mode: self.setup.mode,
             ambience: self.setup.ambience.take(),

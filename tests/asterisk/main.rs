@@ -8,5 +8,6 @@ mod support;
 mod announce;
 mod bench_call;
 mod calls;
+mod conversation;
 mod endings;
 mod fallback;

@@ -3,7 +3,7 @@
 use futures_util::{SinkExt as _, StreamExt as _};
 use hark::{
     audio::{Frame, Rate},
-    call::{AgentEvent, AgentInput, Digit, Edge, Role},
+    call::{AgentEvent, AgentInput, Digit, Edge, Role, Say},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -165,7 +165,7 @@ async fn an_interruption_cancels_both_requests_at_once() {
     assert_eq!(llm.json().await, json!({"type": "cancel", "id": prompt["id"]}));
     // late audio of what was cancelled is not heard in the next sentence
     tts.play(&[2; 320]).await;
-    bench.send(AgentInput::Say("Next.".to_owned()));
+    bench.send(AgentInput::Say(Say { text: "Next.".to_owned(), protect: false }));
     let speak = tts.json().await;
     tts.play(&[3; 320]).await;
     tts.say(json!({"type": "begin", "id": speak["id"], "sample_rate": 8_000})).await;

@@ -17,7 +17,7 @@ use hark::{
     audio::{self, Frame, Rate, dtmf::InbandDtmf, tone},
     call::{
         Agent, AgentEvent, AgentInput, Budget, CallEvent, CallId, Cause, Command, Config, Digit, EndReason, Envelope,
-        Leg, LegCommand, LegEvent, Link, Mode, Role, Sent, Setup, UtteranceId,
+        Leg, LegCommand, LegEvent, Link, Mode, Role, Rules, Sent, Setup, UtteranceId,
     },
     session::{Session, Summary},
 };
@@ -148,7 +148,7 @@ fn rig(journal: usize, panics_on_audio: bool) -> Rig {
         id: CallId::new(),
         uuid: uuid::Uuid::from_u128(7),
         setup: Setup {
-            config: Arc::new(Config::default()),
+            rules: Arc::new(Rules::new(Config::default())),
             rate: Rate::R8K,
             mode: Mode::default(),
             ambience: None,

@@ -24,7 +24,7 @@ use self::{
 use crate::{
     agent::Context,
     audio::Rate,
-    call::{Agent, AgentEvent, AgentInput, Digit, Link, Role, Sent, UtteranceId},
+    call::{Agent, AgentEvent, AgentInput, Digit, Link, Role, Say, Sent, UtteranceId},
 };
 
 /// Utterances that wait or play; a caller who leans on the keys gets no more of them read back.
@@ -57,8 +57,9 @@ enum Stage {
 #[derive(Debug)]
 enum Item {
     Event(AgentEvent),
-    Speech(Spoken),
-    Coming(oneshot::Receiver<Spoken>),
+    /// Something to say, and whether it is protected.
+    Speech(Spoken, bool),
+    Coming(oneshot::Receiver<Spoken>, bool),
     /// What the caller said.
     Echo(Vec<i16>),
 }
@@ -69,6 +70,7 @@ struct Utterance {
     /// `None` for the caller's own words, which nobody has written down.
     words: Option<Arc<str>>,
     length: Duration,
+    protected: bool,
 }
 
 impl Builtin {
@@ -85,17 +87,18 @@ impl Builtin {
             stage: Stage::Talking,
             waker: None,
         };
-        agent.say(&context.config.greeting.as_deref().map_or(Phrase::Greeting, Phrase::text));
+        let greeting = context.config.greeting.as_deref().map_or(Phrase::Greeting, Phrase::text);
+        agent.say(&greeting, context.rules.config.protect_greeting);
         agent
     }
 
-    fn say(&mut self, phrase: &Phrase) {
+    fn say(&mut self, phrase: &Phrase, protect: bool) {
         if self.is_talkative_enough() {
             return;
         }
         self.outbox.push_back(match self.voice.speak(phrase, self.rate) {
-            Speech::Ready(spoken) => Item::Speech(spoken),
-            Speech::Coming(coming) => Item::Coming(coming),
+            Speech::Ready(spoken) => Item::Speech(spoken, protect),
+            Speech::Coming(coming) => Item::Coming(coming, protect),
         });
     }
 
@@ -105,10 +108,10 @@ impl Builtin {
 
     fn pressed(&mut self, digit: Digit) {
         if digit.as_char() != '#' {
-            self.say(&Phrase::Pressed(digit));
+            self.say(&Phrase::Pressed(digit), false);
             return;
         }
-        self.say(&Phrase::Goodbye);
+        self.say(&Phrase::Goodbye, false);
         if self.stage == Stage::Talking {
             self.outbox.push_back(Item::Event(AgentEvent::Hangup));
             self.stage = Stage::Leaving;
@@ -138,10 +141,20 @@ impl Builtin {
         }
     }
 
-    /// Everything said so far is forgotten; of what was playing, the words that were heard are reported.
+    /// Everything said so far is forgotten, but for protected speech; of what was playing, the words that were heard are reported.
     fn interrupted(&mut self, playing: Option<UtteranceId>, heard: Duration) {
-        let cut = self.saying.drain(..).find(|utterance| Some(utterance.id) == playing);
-        self.outbox.retain(|item| matches!(item, Item::Event(AgentEvent::Hangup | AgentEvent::Transcript { .. })));
+        let said = std::mem::take(&mut self.saying);
+        let (cut, kept): (VecDeque<_>, _) =
+            said.into_iter().partition(|utterance| !utterance.protected || Some(utterance.id) == playing);
+        self.saying = kept;
+        let is_kept = |id: &UtteranceId| self.saying.iter().any(|utterance| utterance.id == *id);
+        self.outbox.retain(|item| match item {
+            Item::Event(AgentEvent::Audio(id, _) | AgentEvent::AudioEnd(id) | AgentEvent::Protected(id)) => is_kept(id),
+            Item::Event(event) => matches!(event, AgentEvent::Hangup | AgentEvent::Transcript { .. }),
+            Item::Speech(_, protect) | Item::Coming(_, protect) => *protect,
+            Item::Echo(_) => false,
+        });
+        let cut = cut.into_iter().find(|utterance| Some(utterance.id) == playing);
         let words = cut.and_then(|cut| Some(heard_words(cut.words.as_deref()?, heard, cut.length)));
         self.transcribe(words.filter(|words| !words.is_empty()));
     }
@@ -154,12 +167,15 @@ impl Builtin {
     }
 
     /// Puts an utterance at the head of the outbox.
-    fn utter(&mut self, samples: Vec<i16>, words: Option<Arc<str>>) {
+    fn utter(&mut self, samples: Vec<i16>, words: Option<Arc<str>>, protected: bool) {
         self.last_id = self.last_id.wrapping_add(1);
         let id = UtteranceId(self.last_id);
-        self.saying.push_back(Utterance { id, words, length: self.rate.duration_of(samples.len()) });
+        self.saying.push_back(Utterance { id, words, length: self.rate.duration_of(samples.len()), protected });
         for event in [AgentEvent::TurnDone, AgentEvent::AudioEnd(id), AgentEvent::Audio(id, samples)] {
             self.outbox.push_front(Item::Event(event));
+        }
+        if protected {
+            self.outbox.push_front(Item::Event(AgentEvent::Protected(id)));
         }
     }
 }
@@ -180,14 +196,14 @@ impl Stream for Builtin {
         loop {
             match this.outbox.pop_front() {
                 Some(Item::Event(event)) => return Poll::Ready(Some(event)),
-                Some(Item::Speech(spoken)) => this.utter(spoken.samples.to_vec(), Some(spoken.words)),
-                Some(Item::Echo(samples)) => this.utter(samples, None),
-                Some(Item::Coming(mut coming)) => match Pin::new(&mut coming).poll(cx) {
-                    Poll::Ready(Ok(spoken)) => this.outbox.push_front(Item::Speech(spoken)),
+                Some(Item::Speech(spoken, protect)) => this.utter(spoken.samples.to_vec(), Some(spoken.words), protect),
+                Some(Item::Echo(samples)) => this.utter(samples, None, false),
+                Some(Item::Coming(mut coming, protect)) => match Pin::new(&mut coming).poll(cx) {
+                    Poll::Ready(Ok(spoken)) => this.outbox.push_front(Item::Speech(spoken, protect)),
                     // the control runtime is going down
                     Poll::Ready(Err(_)) => {}
                     Poll::Pending => {
-                        this.outbox.push_front(Item::Coming(coming));
+                        this.outbox.push_front(Item::Coming(coming, protect));
                         break;
                     }
                 },
@@ -212,9 +228,11 @@ impl Link for Builtin {
             }
             AgentInput::CallerSpeech(speaks) => self.caller_speech(speaks),
             AgentInput::Dtmf(digit) => self.pressed(digit),
+            AgentInput::Digits(digits) => digits.into_iter().for_each(|digit| self.pressed(digit)),
+            AgentInput::CallerPauses => return Sent::Whole,
             AgentInput::Played(id) => self.played(id),
             AgentInput::Interrupt { utterance, heard } => self.interrupted(utterance, heard),
-            AgentInput::Say(text) => self.say(&Phrase::text(&text)),
+            AgentInput::Say(Say { text, protect }) => self.say(&Phrase::text(&text), protect),
             AgentInput::Finish => {
                 self.outbox.retain(|item| matches!(item, Item::Event(AgentEvent::Transcript { .. })));
                 self.stage = Stage::Finished;

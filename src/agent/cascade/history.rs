@@ -47,6 +47,8 @@ struct Utterance {
     text: String,
     samples: usize,
     ended: bool,
+    /// It is not cut.
+    protected: bool,
     heard: Heard,
 }
 
@@ -108,13 +110,13 @@ impl History {
     }
 
     /// An utterance begins to be sent.
-    pub fn begin(&mut self, text: String) -> UtteranceId {
+    pub fn begin(&mut self, text: String, protected: bool) -> UtteranceId {
         self.last_id += 1;
         let id = UtteranceId(self.last_id);
         if let Some(answer) = self.answers().next_back()
             && answer.utterances.len() < MAX_UTTERANCES
         {
-            answer.utterances.push(Utterance { id, text, samples: 0, ended: false, heard: Heard::Waiting });
+            answer.utterances.push(Utterance { id, text, samples: 0, ended: false, protected, heard: Heard::Waiting });
         }
         id
     }
@@ -142,13 +144,14 @@ impl History {
         }
     }
 
-    /// Everything that has not been played is cut: of `cut` this long was heard, of later ones nothing.
+    /// Everything that has not been played and is not protected is cut: of `cut` this long was heard, of later ones nothing.
     pub fn interrupt(&mut self, cut: Option<UtteranceId>, heard: Duration) {
         let rate = self.rate;
         for answer in self.answers().filter(|answer| !answer.utterances.is_empty()) {
-            answer.closed = true;
+            answer.closed |= !answer.utterances.iter().any(|utterance| utterance.protected);
             for utterance in &mut answer.utterances {
-                if !matches!(utterance.heard, Heard::Waiting) {
+                let is_kept = utterance.protected && cut.is_none_or(|cut| utterance.id > cut);
+                if is_kept || !matches!(utterance.heard, Heard::Waiting) {
                     continue;
                 }
                 utterance.heard = match cut {
@@ -158,6 +161,11 @@ impl History {
                 };
             }
         }
+    }
+
+    /// Whether an utterance is one that is not cut with others.
+    pub fn is_protected(&mut self, id: UtteranceId) -> bool {
+        self.find(id).is_some_and(|utterance| utterance.protected)
     }
 
     /// Whether anything of the newest answer has been sent.
@@ -313,7 +321,7 @@ mod tests {
     use super::*;
 
     fn say(history: &mut History, text: &str, samples: usize) -> UtteranceId {
-        let id = history.begin(text.to_owned());
+        let id = history.begin(text.to_owned(), false);
         history.sent(id, samples);
         history.ended(id);
         id
@@ -337,6 +345,21 @@ mod tests {
         assert!(history.transcripts(true).is_empty());
         let expected = [("system", "Be kind."), ("user", "Hi"), ("assistant", "One two. Three four")];
         assert_eq!(contents(&history), expected.map(|(role, text)| (role, text.to_owned())));
+    }
+
+    #[test]
+    fn protected_speech_is_not_cut_with_the_rest() {
+        let mut history = History::new(Rate::R8K, None);
+        history.answer(true);
+        let one = say(&mut history, "One two.", 8_000);
+        history.answer_ended();
+        history.answer(true);
+        let notice = history.begin("This call is recorded.".to_owned(), true);
+        history.interrupt(Some(one), Duration::from_millis(500));
+        history.ended(notice);
+        history.answer_ended();
+        history.played(notice);
+        assert_eq!(history.transcripts(false), ["One", "This call is recorded."]);
     }
 
     #[test]

@@ -93,11 +93,11 @@ impl Stream for Cascade {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<Option<AgentEvent>> {
         loop {
-            let Some(Tagged { generation, event }) = ready!(self.events.poll_recv(cx)) else {
+            let Some(Tagged { generation, protected, event }) = ready!(self.events.poll_recv(cx)) else {
                 return Poll::Ready(None);
             };
             let speech = matches!(event, AgentEvent::Audio(..) | AgentEvent::AudioEnd(_) | AgentEvent::TurnDone);
-            if !speech || generation == self.generation {
+            if !speech || protected || generation == self.generation {
                 return Poll::Ready(Some(event));
             }
         }

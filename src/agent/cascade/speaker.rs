@@ -42,6 +42,8 @@ const CLIP_RATE: u32 = 8_000;
 #[derive(Debug)]
 pub struct Tagged {
     pub generation: u32,
+    /// It is given out whatever has been interrupted since.
+    pub protected: bool,
     pub event: AgentEvent,
 }
 
@@ -99,6 +101,13 @@ struct Utterance {
     text: String,
     id: Option<UtteranceId>,
     samples: usize,
+    protect: bool,
+}
+
+impl Utterance {
+    const fn new(text: String, protect: bool) -> Self {
+        Self { text, id: None, samples: 0, protect }
+    }
 }
 
 impl Speaker {
@@ -119,12 +128,12 @@ impl Speaker {
             cut(to_cut, items).await;
             Ok(())
         };
-        let (failed, (), ()) = tokio::try_join!(asking, cutting, self.speak(to_speak, gate))?;
+        let (failed, (), ()) = tokio::try_join!(asking, cutting, self.speak(to_speak, false, gate))?;
         Ok(failed)
     }
 
     /// Speaks `text` as it is.
-    pub async fn say(&self, text: &str, gate: Gate) -> Result<Option<Fault>, Fault> {
+    pub async fn say(&self, text: &str, protect: bool, gate: Gate) -> Result<Option<Fault>, Fault> {
         let (items, to_speak) = mpsc::channel(ITEMS);
         let mut sentences = Sentences::default();
         let mut all = sentences.push(text);
@@ -138,17 +147,17 @@ impl Speaker {
             }
             Ok(())
         };
-        tokio::try_join!(feeding, self.speak(to_speak, gate))?;
+        tokio::try_join!(feeding, self.speak(to_speak, protect, gate))?;
         Ok(None)
     }
 
-    async fn speak(&self, mut items: mpsc::Receiver<Item>, mut gate: Gate) -> Result<(), Fault> {
+    async fn speak(&self, mut items: mpsc::Receiver<Item>, protect: bool, mut gate: Gate) -> Result<(), Fault> {
         let mut clip: Option<(Pcm, Utterance)> = None;
         while let Some(item) = items.recv().await {
             match item {
                 Item::Clip(bytes) => {
                     let (pcm, utterance) = clip.get_or_insert_with(|| {
-                        (Pcm::new(CLIP_RATE, self.ctx.rate), Utterance { text: String::new(), id: None, samples: 0 })
+                        (Pcm::new(CLIP_RATE, self.ctx.rate), Utterance::new(String::new(), protect))
                     });
                     let samples = pcm.push(&bytes);
                     self.send(utterance, &samples, &mut gate).await;
@@ -156,7 +165,7 @@ impl Speaker {
                 Item::Sentence(text) => {
                     self.end_clip(clip.take(), &mut gate).await;
                     self.account.room().await;
-                    self.sentence(text, &mut gate).await?;
+                    self.sentence(Utterance::new(text, protect), &mut gate).await?;
                 }
             }
         }
@@ -173,8 +182,7 @@ impl Speaker {
     }
 
     /// A sentence that fails is skipped, unless too many do.
-    async fn sentence(&self, text: String, gate: &mut Gate) -> Result<(), Fault> {
-        let mut utterance = Utterance { text, id: None, samples: 0 };
+    async fn sentence(&self, mut utterance: Utterance, gate: &mut Gate) -> Result<(), Fault> {
         let result = self.stream(&mut utterance, gate).await;
         self.end(&utterance, gate).await;
         if utterance.samples > 0 {
@@ -213,24 +221,36 @@ impl Speaker {
     async fn send(&self, utterance: &mut Utterance, samples: &[i16], gate: &mut Gate) {
         for part in samples.chunks(EVENT_SAMPLES) {
             opened(gate).await;
-            let id = *utterance.id.get_or_insert_with(|| self.account.history().begin(utterance.text.clone()));
+            let id = match utterance.id {
+                Some(id) => id,
+                None => self.begin(utterance, gate).await,
+            };
             utterance.samples += part.len();
             self.account.history().sent(id, part.len());
-            self.emit(AgentEvent::Audio(id, part.to_vec()), gate).await;
+            self.emit(AgentEvent::Audio(id, part.to_vec()), utterance.protect, gate).await;
         }
+    }
+
+    async fn begin(&self, utterance: &mut Utterance, gate: &mut Gate) -> UtteranceId {
+        let id = self.account.history().begin(utterance.text.clone(), utterance.protect);
+        utterance.id = Some(id);
+        if utterance.protect {
+            self.emit(AgentEvent::Protected(id), true, gate).await;
+        }
+        id
     }
 
     async fn end(&self, utterance: &Utterance, gate: &mut Gate) {
         if let Some(id) = utterance.id {
             self.account.history().ended(id);
-            self.emit(AgentEvent::AudioEnd(id), gate).await;
+            self.emit(AgentEvent::AudioEnd(id), utterance.protect, gate).await;
         }
     }
 
-    async fn emit(&self, event: AgentEvent, gate: &mut Gate) {
+    async fn emit(&self, event: AgentEvent, protected: bool, gate: &mut Gate) {
         let generation = opened(gate).await;
         // closed: the call is over
-        let _ = self.out.send(Tagged { generation, event }).await;
+        let _ = self.out.send(Tagged { generation, protected, event }).await;
     }
 }
 

@@ -430,9 +430,12 @@ impl Link for StsHttp {
                 Sent::Whole
             }
             // This contract carries audio only.
-            AgentInput::Dtmf(_) | AgentInput::Played(_) | AgentInput::CallerSpeech(_) | AgentInput::Say(_) => {
-                Sent::Whole
-            }
+            AgentInput::Dtmf(_)
+            | AgentInput::Digits(_)
+            | AgentInput::Played(_)
+            | AgentInput::CallerSpeech(_)
+            | AgentInput::CallerPauses
+            | AgentInput::Say(_) => Sent::Whole,
         }
     }
 }

@@ -296,7 +296,12 @@ impl Link for Sts {
                 self.speech_until = None;
                 Sent::Whole
             }
-            AgentInput::Played(_) | AgentInput::CallerSpeech(_) | AgentInput::Say(_) => Sent::Whole,
+            // the contract has no words for these, and the call (`Mode`) does not ask for the latter
+            AgentInput::Played(_)
+            | AgentInput::CallerSpeech(_)
+            | AgentInput::CallerPauses
+            | AgentInput::Digits(_)
+            | AgentInput::Say(_) => Sent::Whole,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{APOLOGY, BURST, Call, State, UNREACHABLE_WITHIN};
+use super::{APOLOGY, BURST, Call, MOST_PROTECTED, State, UNREACHABLE_WITHIN};
 use crate::call::{AgentEvent, CallEvent, Edge, EndReason, Output, Role, UtteranceId};
 
 impl Call {
@@ -13,6 +13,10 @@ impl Call {
                     self.stats.late_samples += samples.len() as u64;
                 } else if self.takes_speech() {
                     self.agent_spoke = true;
+                    self.thinking = None;
+                    if let Some(farewell) = &mut self.farewell {
+                        farewell.begun = true;
+                    }
                     self.latency.audio(now);
                     self.playout.push(utterance, samples);
                     self.bursty |= self.playout.queued_for() > BURST;
@@ -23,11 +27,28 @@ impl Call {
                     self.playout.end(utterance);
                 }
             }
-            AgentEvent::Transcript { role, text, is_final: true } if !text.trim().is_empty() => {
-                if role == Role::User {
-                    self.latency.words(now);
+            AgentEvent::Protected(utterance) => {
+                if self.protected.len() < MOST_PROTECTED {
+                    self.protected.push(utterance);
                 }
-                out.push(Output::Event(CallEvent::Transcription { role, text }, now));
+            }
+            AgentEvent::Transcript { role, text, is_final } if !text.trim().is_empty() => {
+                if role == Role::User {
+                    self.words(&text, is_final, now, out);
+                }
+                if is_final {
+                    if role == Role::User {
+                        self.latency.words(now);
+                    }
+                    out.push(Output::Event(CallEvent::Transcription { role, text }, now));
+                }
+            }
+            AgentEvent::TurnDone => {
+                self.thinking = None;
+                self.turn_done = true;
+                if let Some(farewell) = self.farewell.as_mut().filter(|farewell| farewell.begun) {
+                    farewell.whole = true;
+                }
             }
             AgentEvent::Speech(Edge::Interrupted) => {
                 if self.takes_speech() {
@@ -49,21 +70,20 @@ impl Call {
             }
             AgentEvent::Transcript { .. }
             | AgentEvent::Speech(Edge::Started | Edge::Stopped)
-            | AgentEvent::TurnDone
             | AgentEvent::Degraded(_)
             | AgentEvent::Restored => {}
         }
     }
 
-    pub(super) fn is_cut(&self, utterance: UtteranceId) -> bool {
-        self.cut_up_to.is_some_and(|cut| utterance <= cut)
+    fn is_cut(&self, utterance: UtteranceId) -> bool {
+        self.cut_up_to.is_some_and(|cut| utterance <= cut) && !self.protected.contains(&utterance)
     }
 
-    pub(super) fn takes_speech(&self) -> bool {
+    fn takes_speech(&self) -> bool {
         !self.agent_gone && matches!(self.state, State::Live | State::Draining { .. })
     }
 
-    pub(super) fn agent_failed(&mut self, now: Instant, out: &mut Vec<Output>) {
+    fn agent_failed(&mut self, now: Instant, out: &mut Vec<Output>) {
         self.agent_gone = true;
         match self.state {
             State::Finishing { reason, at, .. } => self.conclude(reason, at, out),

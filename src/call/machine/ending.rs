@@ -1,31 +1,107 @@
 //! Limits of time, and the end of a call.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Call, FINAL_WORDS, HOLD_LIMIT, State};
-use crate::call::{AgentInput, CallEvent, EndReason, LegCommand, Output};
+use super::{Call, FAREWELL, FINAL_WORDS, Farewell, State, THINKING};
+use crate::call::{AgentInput, CallEvent, EndReason, LegCommand, Output, Say, turn::Step};
 
 impl Call {
     pub(super) fn timers(&mut self, now: Instant, out: &mut Vec<Output>) {
         match self.state {
             State::Finishing { reason, at, until } if now >= until => self.conclude(reason, at, out),
-            State::Live | State::Draining { .. } => {
-                if self.max_duration().is_some_and(|limit| now >= limit) {
-                    self.finish(EndReason::MaxDuration, now, out);
-                } else if self.held_since.is_some_and(|since| now >= since + HOLD_LIMIT) {
-                    self.voice.reset();
-                    self.release();
+            State::Live => {
+                self.resume_if_due(now);
+                if let Some(digits) = self.collector.as_mut().and_then(|collector| collector.look(now)) {
+                    self.collected(digits, now, out);
                 }
+                self.length(now, out);
+                self.silence(now, out);
             }
-            State::Finishing { .. } | State::Over => {}
+            State::Draining { .. } if self.max_duration().is_some_and(|limit| now >= limit) => {
+                self.finish(EndReason::MaxDuration, now, out);
+            }
+            State::Draining { .. } | State::Finishing { .. } | State::Over => {}
         }
     }
 
+    /// The longest time of a call, and its last words.
+    fn length(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if let Some(farewell) = self.farewell
+            && (now >= farewell.until || (farewell.whole && !self.is_agent_speaking()))
+        {
+            self.finish(farewell.reason, now, out);
+            return;
+        }
+        let Some(limit) = self.max_duration() else { return };
+        let leaves = self.farewell.is_some_and(|farewell| farewell.reason == EndReason::MaxDuration);
+        if now >= limit && !leaves {
+            match self.config().goodbye.clone().filter(|_| self.obeys()) {
+                Some(text) => {
+                    if self.is_agent_speaking() {
+                        self.cut(out);
+                    }
+                    self.leave(text, EndReason::MaxDuration, now, out);
+                }
+                None => self.finish(EndReason::MaxDuration, now, out),
+            }
+        } else if !self.has_warned && now + Duration::from_secs(self.config().warn_before_s) >= limit && self.obeys() {
+            self.has_warned = true;
+            if let Some(text) = self.config().warning.clone() {
+                out.push(Output::Agent(AgentInput::Say(Say { text, protect: false })));
+            }
+        }
+    }
+
+    /// A caller who says nothing.
+    fn silence(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if !self.config().idle.is_on() || !self.obeys() || self.farewell.is_some() {
+            return;
+        }
+        if self.thinking.is_some_and(|since| now >= since + THINKING) {
+            self.thinking = None;
+        }
+        let collects = self.collector.as_ref().is_some_and(crate::call::dtmf::Collector::is_collecting);
+        let busy = collects || self.thinking.is_some() || self.is_agent_speaking() || self.muted;
+        let rules = std::sync::Arc::clone(&self.rules);
+        match self.idle.look(&rules.config.idle, busy, self.voice.is_active(), now) {
+            Some(Step::Prompt(number)) => {
+                let text = rules.config.idle.prompts.get(number).cloned().unwrap_or_default();
+                self.thinking = Some(now);
+                out.push(Output::Agent(AgentInput::Say(Say { text, protect: false })));
+            }
+            Some(Step::Leave) => match rules.config.idle.goodbye.clone() {
+                Some(text) => self.leave(text, EndReason::CallerIdle, now, out),
+                None => self.finish(EndReason::CallerIdle, now, out),
+            },
+            None => {}
+        }
+    }
+
+    /// Whether the agent can be asked to say something.
+    fn obeys(&self) -> bool {
+        self.mode.obeys && !self.agent_gone
+    }
+
+    /// Has the agent say goodbye; the call ends behind it.
+    fn leave(&mut self, text: String, reason: EndReason, now: Instant, out: &mut Vec<Output>) {
+        let protect = reason == EndReason::MaxDuration;
+        self.farewell = Some(Farewell { reason, until: now + FAREWELL, begun: false, whole: false });
+        out.push(Output::Agent(AgentInput::Say(Say { text, protect })));
+    }
+
+    /// The caller is there after all: the call does not end for their silence.
+    pub(super) fn stay(&mut self) {
+        self.farewell.take_if(|farewell| farewell.reason == EndReason::CallerIdle);
+    }
+}
+
+impl Call {
     /// Ends the call for the caller; final transcripts may still come.
     pub(super) fn finish(&mut self, reason: EndReason, now: Instant, out: &mut Vec<Output>) {
         if !matches!(self.state, State::Live | State::Draining { .. }) {
             return;
         }
+        self.protected.clear();
         if self.is_agent_speaking() {
             self.cut(out);
         }

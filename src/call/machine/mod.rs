@@ -12,12 +12,13 @@ use std::{
 };
 
 use super::{
-    CallEvent, Command, EndReason, Input, LegEvent, Output, UtteranceId,
+    AgentInput, CallEvent, Collect, Command, EndReason, Input, LegEvent, Output, Rules, UtteranceId,
     config::Config,
+    dtmf::Collector,
     grid::{Grid, PATIENCE},
     latency::Watch,
     playout::{Budget, Playout},
-    turn::Voice,
+    turn::{Idle, Voice},
 };
 use crate::audio::{Frame, Rate, mix::Ambience};
 
@@ -25,8 +26,16 @@ use crate::audio::{Frame, Rate, mix::Ambience};
 const FINAL_WORDS: Duration = Duration::from_secs(2);
 /// How long a leg may refuse audio before the call ends.
 const STALL_LIMIT: Duration = Duration::from_secs(2);
-/// How long the agent may be held without a verdict of the caller's voice (which needs their frames).
-const HOLD_LIMIT: Duration = Duration::from_secs(2);
+/// Where words come only when the caller has finished: how long the agent may be held for them at all.
+const HOLD_LIMIT: Duration = Duration::from_secs(10);
+/// Without a result of the VAD for so long the caller's frames have stopped.
+const NO_FRAMES: Duration = Duration::from_millis(500);
+/// How long an answer is waited for until the caller's silence counts again.
+const THINKING: Duration = Duration::from_secs(60);
+/// How long the last words of the agent may take until the call ends without them.
+const FAREWELL: Duration = Duration::from_secs(20);
+/// Protected utterances that wait to be heard.
+const MOST_PROTECTED: usize = 64;
 /// A service that fails this early, unheard, was unreachable: no apology, the dialplan's next line takes over.
 const UNREACHABLE_WITHIN: Duration = Duration::from_secs(6);
 /// Silent slots after which a stream has paused instead of being late (500 ms).
@@ -47,13 +56,17 @@ pub struct Mode {
     pub speech_edges: bool,
     /// A digit interrupts the agent.
     pub digits_interrupt: bool,
+    /// The agent says what it is asked to, and takes digits as one answer.
+    pub obeys: bool,
+    /// The agent reports the caller's words.
+    pub transcribes: bool,
 }
 
 /// What a call starts with.
 #[derive(Debug)]
 pub struct Setup {
-    /// Settings.
-    pub config: Arc<Config>,
+    /// The rules of the conversation.
+    pub rules: Arc<Rules>,
     /// The leg's rate.
     pub rate: Rate,
     /// The kind of agent.
@@ -81,6 +94,10 @@ pub struct Stats {
     pub interruptions: u64,
     /// Onsets that turned out to be no speech.
     pub false_alarms: u64,
+    /// Times the agent, held, went on because no words followed.
+    pub resumed: u64,
+    /// Answers taken back, because the caller went on before anything of them was heard.
+    pub taken_back: u64,
     /// Silent frames left out to take back silence put into a stream that was late.
     pub skipped_frames: u64,
     /// Samples of agent speech dropped because their utterance had been cut.
@@ -103,10 +120,20 @@ enum State {
     Over,
 }
 
+/// The agent's last words are on their way.
+#[derive(Debug, Clone, Copy)]
+struct Farewell {
+    reason: EndReason,
+    until: Instant,
+    /// Something of them has come, and all of them.
+    begun: bool,
+    whole: bool,
+}
+
 /// One conversation.
 #[derive(Debug)]
 pub struct Call {
-    config: Arc<Config>,
+    rules: Arc<Rules>,
     mode: Mode,
     rate: Rate,
     apology: Arc<[i16]>,
@@ -125,6 +152,30 @@ pub struct Call {
     gap: u32,
     bursty: bool,
     held_since: Option<Instant>,
+    /// The hold for the voice that is heard now is over: it holds no more.
+    dismissed: bool,
+    /// When a result of the VAD came last, and the last one that was speech.
+    voice_at: Instant,
+    voiced_at: Instant,
+    /// There have been words since the onset.
+    has_words: bool,
+    /// Speech recognition has sent words that may change.
+    partials: bool,
+    /// How much silence ends the caller's turn, by what they have said so far.
+    end_after: Duration,
+    /// Since when the caller hears the turn of the agent that is going on, and how many slots ago that was last.
+    heard_since: Option<Instant>,
+    quiet: u32,
+    /// The agent has sent all of its turn.
+    turn_done: bool,
+    protected: Vec<UtteranceId>,
+    muted: bool,
+    collector: Option<Collector>,
+    idle: Idle,
+    /// An answer is awaited until then.
+    thinking: Option<Instant>,
+    farewell: Option<Farewell>,
+    has_warned: bool,
     /// A frame with words that the leg refused.
     pending: Option<Frame>,
     /// Whether the frame at the leg now has words in it.
@@ -147,9 +198,11 @@ impl Call {
         out.push(Output::Event(CallEvent::Started, now));
         Self {
             playout: Playout::new(setup.rate, Arc::clone(&setup.budget)),
-            grid: Grid::new(Duration::from_millis(setup.config.cushion_ms), now),
-            voice: Voice::new(setup.config.vad.clone()),
-            config: setup.config,
+            grid: Grid::new(Duration::from_millis(setup.rules.config.cushion_ms), now),
+            voice: Voice::new(setup.rules.config.vad.clone()),
+            end_after: Duration::from_millis(setup.rules.config.vad.redemption_ms),
+            collector: Collect::of(&setup.rules.config.dtmf).filter(|_| setup.mode.obeys).map(Collector::new),
+            rules: setup.rules,
             mode: setup.mode,
             rate: setup.rate,
             apology: setup.apology,
@@ -162,6 +215,20 @@ impl Call {
             gap: 0,
             bursty: false,
             held_since: None,
+            dismissed: false,
+            voice_at: now,
+            voiced_at: now,
+            has_words: false,
+            partials: false,
+            heard_since: None,
+            quiet: 0,
+            turn_done: false,
+            protected: Vec::new(),
+            muted: false,
+            idle: Idle::default(),
+            thinking: None,
+            farewell: None,
+            has_warned: false,
             pending: None,
             words_out: false,
             in_flight: false,
@@ -189,7 +256,7 @@ impl Call {
             Input::Leg(event) => self.leg(event, now, out),
             Input::Agent(event) => self.agent(event, now, out),
             Input::Voice(probability) => self.voice(probability, now, out),
-            Input::Command(Command::Hangup(reason)) => self.finish(reason, now, out),
+            Input::Command(command) => self.command(command, now, out),
             Input::Tick => {}
         }
         self.timers(now, out);
@@ -208,7 +275,8 @@ impl Call {
             State::Over => self.started + Duration::from_secs(86_400 * 365),
             State::Finishing { until, .. } => until,
             State::Live | State::Draining { .. } => {
-                let limits = [self.max_duration(), self.held_since.map(|since| since + HOLD_LIMIT)];
+                // everything else that takes time is looked at in each slot
+                let limits = [self.max_duration().filter(|_| self.farewell.is_none()), self.held_until()];
                 limits.into_iter().flatten().fold(play, Instant::min)
             }
         }
@@ -217,14 +285,14 @@ impl Call {
     /// Whether a VAD result could change anything now.
     #[must_use]
     pub fn wants_voice(&self) -> bool {
-        self.state == State::Live && (self.mode.barge_in || self.mode.speech_edges)
+        self.state == State::Live && !self.muted && (self.mode.barge_in || self.mode.speech_edges)
     }
 
     /// Whether the agent may go on sending. Only past minutes of waiting speech its socket is left unread.
     #[must_use]
     pub fn wants_agent(&self) -> bool {
         self.playout.queued() == 0
-            || (self.playout.queued_for() < Duration::from_secs(self.config.max_queue_s) && !self.budget.is_spent())
+            || (self.playout.queued_for() < Duration::from_secs(self.config().max_queue_s) && !self.budget.is_spent())
     }
 
     /// What was counted.
@@ -239,6 +307,36 @@ impl Call {
     }
 
     fn max_duration(&self) -> Option<Instant> {
-        (self.config.max_duration_s > 0).then(|| self.started + Duration::from_secs(self.config.max_duration_s))
+        let limit = self.config().max_duration_s;
+        (limit > 0).then(|| self.started + Duration::from_secs(limit))
+    }
+
+    fn config(&self) -> &Config {
+        &self.rules.config
+    }
+
+    fn command(&mut self, command: Command, now: Instant, out: &mut Vec<Output>) {
+        match command {
+            Command::Hangup(reason) => self.finish(reason, now, out),
+            Command::Say(say) => {
+                if self.state == State::Live && !self.agent_gone {
+                    out.push(Output::Agent(AgentInput::Say(say)));
+                }
+            }
+            Command::Mute(muted) => {
+                self.muted = muted;
+                if muted {
+                    self.voice.reset();
+                    self.release();
+                }
+            }
+            Command::Collect(how) => {
+                let how = how.or_else(|| Collect::of(&self.config().dtmf)).filter(|_| self.mode.obeys);
+                self.collector = how.map(Collector::new);
+            }
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

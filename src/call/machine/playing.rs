@@ -14,6 +14,7 @@ impl Call {
         if !matches!(self.state, State::Live | State::Draining { .. }) || self.leg_gone {
             return;
         }
+        self.hold_for_voice(now);
         let ready = self.pending.is_some() || self.playout.is_ready();
         let due = now >= self.grid.earliest();
         let late_frame_came = self.owed && ready && self.grid.may_send(now);
@@ -36,16 +37,18 @@ impl Call {
         self.play_slot(now, out);
     }
 
-    pub(super) fn play_slot(&mut self, now: Instant, out: &mut Vec<Output>) {
+    fn play_slot(&mut self, now: Instant, out: &mut Vec<Output>) {
         if let Some(frame) = self.pending.take() {
             self.running = true;
             self.send(frame, true, now, out);
             return;
         }
         self.played.clear();
+        let is_fade = self.playout.is_fading();
         let taken = self.playout.take(&mut self.played);
         let ended = !self.played.is_empty();
         for utterance in self.played.drain(..) {
+            self.protected.retain(|&protected| protected != utterance);
             if utterance != APOLOGY {
                 out.push(Output::Agent(AgentInput::Played(utterance)));
             }
@@ -57,7 +60,15 @@ impl Call {
             self.send(frame, false, now, out);
             return;
         };
+        if is_fade {
+            self.running = false;
+            self.mix(&mut frame);
+            self.send(frame, true, now, out);
+            return;
+        }
         self.gap = 0;
+        self.heard_since.get_or_insert(now);
+        self.quiet = 0;
         if let Some(latency) = self.latency.played(now) {
             out.push(Output::Event(CallEvent::Turn(latency), now));
         }
@@ -68,7 +79,12 @@ impl Call {
     }
 
     /// A slot without agent speech.
-    pub(super) fn silent_slot(&mut self) {
+    fn silent_slot(&mut self) {
+        self.quiet = self.quiet.saturating_add(1);
+        if (self.turn_done || self.quiet >= PAUSE_SLOTS) && !self.is_agent_speaking() {
+            self.heard_since = None;
+            self.turn_done = false;
+        }
         if self.running {
             self.stats.underruns += 1;
         } else if self.gap == 0 {
@@ -85,13 +101,13 @@ impl Call {
         }
     }
 
-    pub(super) fn mix(&mut self, frame: &mut Frame) {
+    fn mix(&mut self, frame: &mut Frame) {
         if let Some(ambience) = &mut self.ambience {
             ambience.mix_into(frame.samples_mut());
         }
     }
 
-    pub(super) fn send(&mut self, frame: Frame, words: bool, now: Instant, out: &mut Vec<Output>) {
+    fn send(&mut self, frame: Frame, words: bool, now: Instant, out: &mut Vec<Output>) {
         self.owed = false;
         self.in_flight = true;
         self.words_out = words;

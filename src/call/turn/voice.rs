@@ -1,4 +1,4 @@
-//! Turn-taking by the caller's voice: onset holds the agent, speech that lasts cuts it, a false alarm lets it go on.
+//! The caller's voice: onset, speech that lasts, a pause in it, its end; or a false alarm.
 
 use crate::call::config;
 
@@ -8,6 +8,8 @@ pub const VOICE_MS: u64 = 32;
 const COLD_RESULTS: u32 = 4;
 /// A false alarm is over after this much silence, in ms, so that a click does not silence the agent for long.
 const FALSE_ALARM_MS: u64 = 256;
+/// Silence within speech that is worth knowing of, in ms: the turn may be about to end.
+const PAUSE_MS: u64 = 192;
 
 /// What the caller's voice asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Turn {
     Confirmed,
     /// The onset was a false alarm: the agent goes on.
     FalseAlarm,
+    /// The caller pauses; they may go on.
+    Paused,
     /// The caller has stopped.
     Stopped,
 }
@@ -48,8 +52,20 @@ impl Voice {
         self.state = State::Silent;
     }
 
-    /// Takes the probability of the next 32 ms.
-    pub fn heard(&mut self, probability: f32) -> Option<Turn> {
+    /// Whether the caller speaks, as far as is known.
+    #[must_use]
+    pub const fn is_active(&self) -> bool {
+        matches!(self.state, State::Speaking { .. })
+    }
+
+    /// Whether the last result was speech.
+    #[must_use]
+    pub const fn is_voiced(&self) -> bool {
+        matches!(self.state, State::Speaking { silence_ms: 0, .. })
+    }
+
+    /// Takes the probability of the next 32 ms. Silence of `end_ms` ends speech.
+    pub fn heard(&mut self, probability: f32, end_ms: u64) -> Option<Turn> {
         self.results = self.results.saturating_add(1);
         if self.results <= COLD_RESULTS {
             return None;
@@ -72,11 +88,12 @@ impl Voice {
                 None
             }
             State::Speaking { silence_ms, confirmed, .. } if is_silence => {
+                let before = *silence_ms;
                 *silence_ms += VOICE_MS;
-                let limit =
-                    if *confirmed { self.config.redemption_ms } else { self.config.redemption_ms.min(FALSE_ALARM_MS) };
+                let limit = if *confirmed { end_ms } else { end_ms.min(FALSE_ALARM_MS) };
                 if *silence_ms < limit {
-                    return None;
+                    let pauses = *confirmed && before < PAUSE_MS && *silence_ms >= PAUSE_MS;
+                    return pauses.then_some(Turn::Paused);
                 }
                 let turn = if *confirmed { Turn::Stopped } else { Turn::FalseAlarm };
                 self.state = State::Silent;
@@ -94,13 +111,13 @@ mod tests {
     fn edges(probabilities: &[(f32, usize)]) -> Vec<(usize, Turn)> {
         let mut voice = Voice::new(config::Vad::default());
         let flat = probabilities.iter().flat_map(|&(p, count)| std::iter::repeat_n(p, count));
-        flat.enumerate().filter_map(|(index, p)| voice.heard(p).map(|turn| (index, turn))).collect()
+        flat.enumerate().filter_map(|(index, p)| voice.heard(p, 512).map(|turn| (index, turn))).collect()
     }
 
     #[test]
     fn speech_is_an_onset_then_confirmed_then_stopped() {
         let edges = edges(&[(0.0, 10), (0.9, 30), (0.1, 20)]);
-        assert_eq!(edges, [(10, Turn::Onset), (15, Turn::Confirmed), (55, Turn::Stopped)]);
+        assert_eq!(edges, [(10, Turn::Onset), (15, Turn::Confirmed), (45, Turn::Paused), (55, Turn::Stopped)]);
     }
 
     #[test]
@@ -112,6 +129,18 @@ mod tests {
     fn the_space_between_the_thresholds_changes_nothing() {
         assert_eq!(edges(&[(0.0, 10), (0.4, 100)]), []);
         assert_eq!(edges(&[(0.0, 10), (0.9, 10), (0.4, 100)]), [(10, Turn::Onset), (15, Turn::Confirmed)]);
+    }
+
+    #[test]
+    fn how_much_silence_ends_speech_is_the_callers_matter() {
+        let mut voice = Voice::new(config::Vad::default());
+        for _ in 0..20 {
+            voice.heard(0.9, 512);
+        }
+        assert!(voice.is_active() && voice.is_voiced());
+        let turns: Vec<_> = (0..8).filter_map(|_| voice.heard(0.0, 256)).collect();
+        assert_eq!(turns, [Turn::Paused, Turn::Stopped]);
+        assert!(!voice.is_active());
     }
 
     #[test]

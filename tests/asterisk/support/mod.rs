@@ -5,6 +5,7 @@ pub mod hark;
 pub mod lab;
 pub mod phone;
 pub mod rtp;
+pub mod services;
 pub mod sip;
 
 #[path = "../../it/support/receiver.rs"]
