@@ -2,7 +2,11 @@
 #![allow(missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use hark::audio::denoise::Denoiser;
+use hark::audio::dtmf::{Detector, InbandDtmf, Suppressor};
 use hark::audio::g711::{Law, LawDetector};
+use hark::audio::g722;
+use hark::audio::gain::GainControl;
 use hark::audio::mix::Ambience;
 use hark::audio::resample::Resampler;
 use hark::audio::vad::{Silero, Vad};
@@ -81,10 +85,10 @@ struct MediaPath {
 }
 
 impl MediaPath {
-    fn new(ambience: &Ambience, call: usize) -> Self {
+    fn new(ambience: &Ambience) -> Self {
         Self {
             resamplers: [Resampler::new(8_000, 24_000), Resampler::new(24_000, 8_000)],
-            ambience: ambience.clone().starting_at(call * 997),
+            ambience: ambience.clone(),
             buffers: Default::default(),
             socket: UnixStream::pair().unwrap_or_else(|error| panic!("350 socket pairs are needed: {error}")),
         }
@@ -97,7 +101,7 @@ impl MediaPath {
         down.clear();
         self.resamplers[0].process(frame, up);
         self.resamplers[1].process(up, down);
-        self.ambience.mix_into(down);
+        self.ambience.mix_into(down, true);
         let bytes: Vec<u8> = down.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         let mut back = vec![0; bytes.len()];
         let done = self.socket.0.write_all(&bytes).and_then(|()| self.socket.1.read_exact(&mut back));
@@ -129,8 +133,8 @@ fn vad(c: &mut Criterion) {
                 });
             });
         }
-        let ambience = Ambience::new(Arc::from(speech.clone()), 0.3);
-        let mut calls: Vec<_> = (0..350).map(|call| (model.clone(), MediaPath::new(&ambience, call))).collect();
+        let ambience = Ambience::new(Rate::R8K).with_background(Arc::from(speech.clone()), 0.3);
+        let mut calls: Vec<_> = (0..350).map(|_| (model.clone(), MediaPath::new(&ambience))).collect();
         group.bench_function(BenchmarkId::new(name, "350 calls with their media path (not counted)"), |b| {
             b.iter_custom(|times| {
                 let mut spent = Duration::ZERO;
@@ -154,9 +158,11 @@ fn vad(c: &mut Criterion) {
 }
 
 fn mix(c: &mut Criterion) {
-    let mut ambience = Ambience::new(Arc::from(speech()), 0.3);
+    let mut ambience = Ambience::new(Rate::R8K).with_background(Arc::from(speech()), 0.3);
     let mut audio = [100; 160];
-    c.bench_function("mix/ambience", |b| b.iter(|| ambience.mix_into(black_box(&mut audio))));
+    c.bench_function("mix/ambience", |b| b.iter(|| ambience.mix_into(black_box(&mut audio), true)));
+    let mut noise = Ambience::new(Rate::R8K).with_comfort_noise(-60.0);
+    c.bench_function("mix/comfort noise", |b| b.iter(|| noise.mix_into(black_box(&mut audio), false)));
     let bytes: Vec<u8> = speech()[8000..8160].iter().flat_map(|sample| sample.to_le_bytes()).collect();
     let (mut stripper, mut out) = (Stripper::new(), Vec::with_capacity(320));
     c.bench_function("wav/stripper", |b| {
@@ -167,5 +173,64 @@ fn mix(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, g711, resample, vad, mix);
+/// What is done to the caller's audio, each on its own, on recorded speech frame after frame.
+fn hearing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("hearing");
+    for rate in [Rate::R8K, Rate::R16K] {
+        let mut samples = Vec::new();
+        Resampler::new(8_000, rate.hz()).process(&speech(), &mut samples);
+        let frames: Vec<Frame> = samples.chunks(rate.frame_samples()).map(|frame| Frame::padded(rate, frame)).collect();
+        let (mut turn, mut found) = (0, ' ');
+        let mut next = || {
+            turn += 1;
+            frames[turn % frames.len()].clone()
+        };
+        let mut detector = Detector::new(rate);
+        group.bench_function(BenchmarkId::new("DTMF detector", rate), |b| {
+            b.iter(|| detector.push(black_box(next().samples()), |digit| found = black_box(digit)));
+        });
+        if let Some(mut suppressor) = Suppressor::new(rate, InbandDtmf::Remove) {
+            group.bench_function(BenchmarkId::new("DTMF detected and removed", rate), |b| {
+                b.iter(|| suppressor.pass(&mut next(), |digit| found = black_box(digit)));
+            });
+        }
+        black_box(found);
+        let mut gain = GainControl::new(rate);
+        group.bench_function(BenchmarkId::new("gain control", rate), |b| {
+            b.iter(|| gain.process(black_box(next().samples_mut())));
+        });
+        let mut denoiser = Denoiser::new(rate);
+        group
+            .bench_function(BenchmarkId::new("RNNoise", rate), |b| b.iter(|| denoiser.process(black_box(&mut next()))));
+    }
+    group.finish();
+}
+
+fn g722(c: &mut Criterion) {
+    let mut group = c.benchmark_group("g722");
+    let mut samples = Vec::new();
+    Resampler::new(8_000, 16_000).process(&speech()[8000..16_000], &mut samples);
+    let mut codes = Vec::new();
+    g722::Encoder::default().encode(&samples, &mut codes);
+    let (mut encoder, mut out) = (g722::Encoder::default(), Vec::with_capacity(160));
+    let mut turn = 0;
+    group.bench_function("encode", |b| {
+        b.iter(|| {
+            turn += 1;
+            out.clear();
+            encoder.encode(black_box(&samples[turn % 40 * 320..][..320]), &mut out);
+        });
+    });
+    let (mut decoder, mut out) = (g722::Decoder::default(), Vec::with_capacity(320));
+    group.bench_function("decode", |b| {
+        b.iter(|| {
+            turn += 1;
+            out.clear();
+            decoder.decode(black_box(&codes[turn % 40 * 160..][..160]), &mut out);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, g711, g722, resample, vad, hearing, mix);
 criterion_main!(benches);

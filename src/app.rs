@@ -71,9 +71,9 @@ pub enum BindError {
     /// The database cannot be used.
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// The ambience cannot be read.
-    #[error("call.ambient_file: {0}")]
-    Ambient(String),
+    /// A sound cannot be read.
+    #[error("{0}")]
+    Sound(String),
     /// Threads cannot be started.
     #[error("the media threads cannot be started: {0}")]
     Media(io::Error),
@@ -114,7 +114,7 @@ impl App {
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let route = Route::parse(&config.agent, &agent::Overrides::default())?;
         let tls = Arc::new(agent::tls_config(config.tls.ca_file.clone())?);
-        let sounds = Sounds::load(&config.call).map_err(BindError::Ambient)?;
+        let sounds = Sounds::load(&config.call).map_err(BindError::Sound)?;
         let listen = |key, address| move |source| BindError::Listen { key, address, source };
         let audiosocket = audiosocket::Listener::bind(&config.audiosocket)
             .await

@@ -194,12 +194,13 @@ impl Calls {
         let uuid = identified.uuid;
         let leg = identified.into_leg().await;
         let rate = leg.rate();
+        let sounds = self.sounds.at(rate).await;
         let setup = Setup {
             rules: Arc::clone(&self.rules),
             rate,
             mode: mode(&route, self.rules.config.interrupt_listening),
-            ambience: self.sounds.ambience(rate),
-            apology: self.sounds.apology(rate),
+            ambience: sounds.ambience,
+            apology: sounds.apology,
             budget: Arc::clone(&self.budget),
         };
         let (config, rules) = (Arc::clone(&self.agent), Arc::clone(&self.rules));

@@ -1,5 +1,6 @@
 //! Settings of what is done to the caller's audio.
 
+use super::denoise::Denoise;
 use super::dtmf::InbandDtmf;
 use serde::Deserialize;
 
@@ -9,4 +10,8 @@ use serde::Deserialize;
 pub struct Config {
     /// Digits that come as tones in the audio.
     pub inband_dtmf: InbandDtmf,
+    /// What takes noise out.
+    pub denoise: Denoise,
+    /// Speech is brought to one level.
+    pub gain_control: bool,
 }

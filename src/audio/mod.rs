@@ -3,11 +3,15 @@
 //! Nothing in here does I/O, keeps a clock or names another room.
 
 mod config;
+pub mod denoise;
 pub mod dtmf;
+pub mod file;
 mod format;
 mod frame;
 pub mod framer;
 pub mod g711;
+pub mod g722;
+pub mod gain;
 pub mod level;
 pub mod mix;
 pub mod resample;

@@ -10,10 +10,18 @@ pub struct Config {
     pub interrupt_listening: bool,
     /// The longest a call may take, in s; 0 = no limit.
     pub max_duration_s: u64,
-    /// Raw s16le 8 kHz mono, or WAV, mixed into everything the caller hears.
+    /// A sound mixed into everything the caller hears.
     pub ambient_file: Option<String>,
     /// Its gain, 0.0–1.0.
     pub ambient_level: f32,
+    /// A sound while the caller waits for an answer.
+    pub thinking_file: Option<String>,
+    /// Its gain, 0.0–1.0.
+    pub thinking_level: f32,
+    /// How long after the caller's words it begins, in ms.
+    pub thinking_after_ms: u64,
+    /// Noise where nothing else plays, in dBm0; 0 = none.
+    pub comfort_noise: f32,
     /// Cushion of the playout grid behind the earliest arrival of the caller's frames, in ms.
     pub cushion_ms: u64,
     /// Agent speech held for one call, in s; beyond it the agent's socket is left unread.
@@ -146,6 +154,10 @@ impl Default for Config {
             max_duration_s: 0,
             ambient_file: None,
             ambient_level: 0.9,
+            thinking_file: None,
+            thinking_level: 0.9,
+            thinking_after_ms: 1_500,
+            comfort_noise: 0.0,
             cushion_ms: 3,
             max_queue_s: 300,
             network_delay_ms: 0,

@@ -39,6 +39,7 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("call.dtmf.min", 1, 64),
     ("call.dtmf.max", 1, 64),
     ("call.dtmf.timeout_ms", 100, 60_000),
+    ("call.thinking_after_ms", 0, 60_000),
     ("call.vad.min_speech_ms", 1, 60_000),
     ("call.vad.redemption_ms", 1, 60_000),
     ("webhooks.timeout_ms", 1, 600_000),
@@ -93,12 +94,19 @@ fn levels(config: &Config, merged: &Merged, faults: &mut Faults) {
     let vad = &config.call.vad;
     for (key, value, advice) in [
         ("call.ambient_level", config.call.ambient_level, "Write a gain, e.g. 0.3; without any it is 0.9."),
+        ("call.thinking_level", config.call.thinking_level, "Write a gain, e.g. 0.3; without any it is 0.9."),
         ("call.vad.positive", vad.positive, "Write a probability, e.g. 0.5."),
         ("call.vad.negative", vad.negative, "Write a probability, e.g. 0.35."),
     ] {
         if !(0.0..=1.0).contains(&value) {
             faults.push("config.range", merged.written(key), "must be between 0.0 and 1.0", advice);
         }
+    }
+    let noise = config.call.comfort_noise;
+    if noise != 0.0 && !(-90.0..=-20.0).contains(&noise) {
+        let advice = "Write a level, e.g. -60, or 0 for none.";
+        let reason = "must be 0, or between -90 and -20 (dBm0)";
+        faults.push("config.range", merged.written("call.comfort_noise"), reason, advice);
     }
     if vad.negative > vad.positive {
         let (other, _) = merged.written("call.vad.positive");

@@ -1,4 +1,5 @@
-//! What is done to the caller's audio between the leg and the call: digits are found in it and muted.
+//! What is done to the caller's audio between the leg and the call: digits are found and muted, noise is taken out, speech brought to one
+//! level. Our own model of voice activity hears the audio as it came, without the delay that this takes.
 
 use std::{
     collections::VecDeque,
@@ -6,7 +7,12 @@ use std::{
 };
 
 use crate::{
-    audio::{Config, Frame, Rate, dtmf::Suppressor},
+    audio::{
+        Config, Frame, Rate,
+        denoise::{Denoise, Denoiser},
+        dtmf::Suppressor,
+        gain::GainControl,
+    },
     call::{Digit, Input, LegEvent},
 };
 
@@ -19,21 +25,29 @@ const REMEMBERED: usize = 16;
 #[derive(Debug)]
 pub(super) struct Hearing {
     tones: Option<Suppressor>,
+    denoiser: Option<Denoiser>,
+    gain: Option<GainControl>,
     digits: Digits,
 }
 
 impl Hearing {
     /// `None` where nothing is to be done.
     pub fn new(config: &Config, rate: Rate) -> Option<Box<Self>> {
-        let tones = Suppressor::new(rate, config.inband_dtmf);
-        tones.is_some().then(|| Box::new(Self { tones, digits: Digits::default() }))
+        let hearing = Self {
+            tones: Suppressor::new(rate, config.inband_dtmf),
+            denoiser: (config.denoise == Denoise::Rnnoise).then(|| Denoiser::new(rate)),
+            gain: config.gain_control.then(|| GainControl::new(rate)),
+            digits: Digits::default(),
+        };
+        let idle = hearing.tones.is_none() && hearing.denoiser.is_none() && hearing.gain.is_none();
+        (!idle).then(|| Box::new(hearing))
     }
 
     /// What becomes of an input, and the digit that was found in it. A digit that had been found before the leg reported it becomes nothing.
     pub fn take(&mut self, input: &mut Input, now: Instant) -> Option<Digit> {
         match input {
             Input::Leg(LegEvent::Audio(frame)) => self.audio(frame, now),
-            Input::Leg(LegEvent::Dtmf(digit)) if self.digits.is_known(*digit, now) => {
+            Input::Leg(LegEvent::Dtmf(digit)) if self.tones.is_some() && self.digits.is_known(*digit, now) => {
                 *input = Input::Tick;
                 None
             }
@@ -42,10 +56,19 @@ impl Hearing {
     }
 
     fn audio(&mut self, frame: &mut Frame, now: Instant) -> Option<Digit> {
-        let tones = self.tones.as_mut()?;
-        let mut found = None;
-        tones.pass(frame, |key| found = Digit::try_from(key).ok());
-        self.digits.found(found, tones.is_sounding(), now)
+        let mut digit = None;
+        if let Some(tones) = &mut self.tones {
+            let mut found = None;
+            tones.pass(frame, |key| found = Digit::try_from(key).ok());
+            digit = self.digits.found(found, tones.is_sounding(), now);
+        }
+        if let Some(denoiser) = &mut self.denoiser {
+            denoiser.process(frame);
+        }
+        if let Some(gain) = &mut self.gain {
+            gain.process(frame.samples_mut());
+        }
+        digit
     }
 }
 
@@ -85,7 +108,12 @@ impl Digits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audio::{dtmf::InbandDtmf, tone};
+    use crate::audio::{
+        dtmf::InbandDtmf,
+        level, mix,
+        tone::{self, Tone},
+        wav,
+    };
 
     fn digit(key: char) -> Digit {
         Digit::try_from(key).unwrap()
@@ -93,7 +121,7 @@ mod tests {
 
     /// What reaches the call of audio in which `keys` are dialled, when the leg reports some keys at some times, in ms.
     fn heard(keys: &str, reports: &[(u64, char)]) -> String {
-        let config = Config { inband_dtmf: InbandDtmf::Detect };
+        let config = Config { inband_dtmf: InbandDtmf::Detect, ..Config::default() };
         let mut hearing = Hearing::new(&config, Rate::R8K).unwrap();
         let start = Instant::now();
         let mut heard = String::new();
@@ -118,6 +146,26 @@ mod tests {
     #[test]
     fn nothing_to_do_costs_nothing() {
         assert!(Hearing::new(&Config::default(), Rate::R8K).is_none());
+    }
+
+    #[test]
+    fn quiet_speech_in_noise_becomes_loud_and_clean() {
+        let config = Config { denoise: Denoise::Rnnoise, gain_control: true, ..Config::default() };
+        let mut hearing = Hearing::new(&config, Rate::R8K).unwrap();
+        let (_, caller) = wav::read(include_bytes!("../../fixtures/audio/caller.wav")).unwrap();
+        let mut noise = Tone::sine(Rate::R8K, 1000.0, 20);
+        let mut heard = Vec::new();
+        for samples in caller.chunks(160) {
+            let mut frame = Frame::padded(Rate::R8K, &samples.iter().map(|sample| sample / 10).collect::<Vec<_>>());
+            mix::add(frame.samples_mut(), &noise.take(160));
+            let mut input = Input::Leg(LegEvent::Audio(frame));
+            assert!(hearing.take(&mut input, Instant::now()).is_none());
+            let Input::Leg(LegEvent::Audio(frame)) = input else { panic!("{input:?}") };
+            heard.extend_from_slice(frame.samples());
+        }
+        let speech = 5 * 8_000..6 * 8_000;
+        assert!(level::rms(&heard[speech.clone()]) > level::rms(&caller[speech]) / 4.0);
+        assert!(level::dbfs(&heard[7 * 8_000 - 800..7 * 8_000]) < -60.0, "a pause");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 use futures_core::Stream;
 use futures_util::FutureExt;
 use hark::{
-    audio::{self, Frame, Rate, dtmf::InbandDtmf, tone},
+    audio::{self, Frame, Rate, dtmf::InbandDtmf, mix::Ambience, tone},
     call::{
         Agent, AgentEvent, AgentInput, Budget, CallEvent, CallId, Cause, Command, Config, Digit, EndReason, Envelope,
         Leg, LegCommand, LegEvent, Link, Mode, Role, Rules, Sent, Setup, UtteranceId,
@@ -138,6 +138,10 @@ struct Rig {
 }
 
 fn rig(journal: usize, panics_on_audio: bool) -> Rig {
+    rig_with(journal, panics_on_audio, None)
+}
+
+fn rig_with(journal: usize, panics_on_audio: bool, ambience: Option<Ambience>) -> Rig {
     let (leg, leg_events) = mpsc::channel(10_000);
     let (agent, agent_events) = mpsc::channel(10_000);
     let (commands, orders) = mpsc::channel(16);
@@ -151,11 +155,11 @@ fn rig(journal: usize, panics_on_audio: bool) -> Rig {
             rules: Arc::new(Rules::new(Config::default())),
             rate: Rate::R8K,
             mode: Mode::default(),
-            ambience: None,
+            ambience,
             apology: Arc::new([-500; 1_600]),
             budget: Budget::of_bytes(64 << 20),
         },
-        audio: Arc::new(audio::Config { inband_dtmf: InbandDtmf::Detect }),
+        audio: Arc::new(audio::Config { inband_dtmf: InbandDtmf::Detect, ..audio::Config::default() }),
         leg: MemoryLeg {
             events: leg_events,
             log: Arc::clone(&to_leg),
@@ -370,4 +374,23 @@ async fn a_key_pressed_in_the_audio_is_one_digit_also_when_the_leg_reports_it_to
         }
     }
     assert_eq!(digits, "42");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thinking_sound_is_heard_from_the_question_to_the_answer() {
+    let ambience = Ambience::new(Rate::R8K).with_thinking(vec![70; 8_000].into(), 1.0, 1_500 * MS);
+    let rig = rig_with(100, false, Some(ambience));
+    sleep(2_000 * MS).await;
+    let transcript = AgentEvent::Transcript { role: Role::User, text: "and?".to_owned(), is_final: true };
+    rig.agent.try_send(transcript).unwrap();
+    sleep(3_000 * MS).await;
+    rig.speak(1, 900, 1_600);
+    sleep(5_000 * MS).await;
+    let frames = rig.frames();
+    let sound: Vec<_> = frames.iter().filter(|(_, value)| *value == 70).map(|(at, _)| *at).collect();
+    let (first, last) = (sound[0], sound[sound.len() - 1]);
+    assert!((3_480 * MS..3_560 * MS).contains(&first), "{first:?}");
+    assert!((4_960 * MS..5_040 * MS).contains(&last), "{last:?}");
+    let words = frames.iter().filter(|(_, value)| *value >= 900).count();
+    assert_eq!(words, 10);
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. Every 5 ms: how strong the eight frequencies are (Goertzel's sums, by table), and how much of all energy the strongest of either group
 //!    have. Two neighbouring windows of 15 ms that look like the same digit make a suspicion.
-//! 2. Then the last 30 ms are taken as two sines of any frequency, phase and level, and nothing else ([`fit`]). What the two
+//! 2. Then the last 30 ms are taken as two sines of any frequency, phase and level, and nothing else (`fit`). What the two
 //!    leave unexplained decides: noise at 15 dB leaves 3 %, speech that happens to be strong at both frequencies leaves more than a
 //!    tenth (its other harmonics, and sines that are not steady), a tone shorter than 27 ms leaves what is not there of it.
 

@@ -39,12 +39,14 @@ impl Call {
                 if is_final {
                     if role == Role::User {
                         self.latency.words(now);
+                        self.asked();
                     }
                     out.push(Output::Event(CallEvent::Transcription { role, text }, now));
                 }
             }
             AgentEvent::TurnDone => {
                 self.thinking = None;
+                self.settled();
                 self.turn_done = true;
                 if let Some(farewell) = self.farewell.as_mut().filter(|farewell| farewell.begun) {
                     farewell.whole = true;

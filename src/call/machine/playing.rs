@@ -56,13 +56,14 @@ impl Call {
         let Some(mut frame) = taken else {
             self.silent_slot();
             let mut frame = Frame::silence(self.rate);
-            self.mix(&mut frame);
+            self.mix(&mut frame, false);
             self.send(frame, false, now, out);
             return;
         };
         if is_fade {
             self.running = false;
-            self.mix(&mut frame);
+            // the end of what was cut is no answer
+            self.mix(&mut frame, false);
             self.send(frame, true, now, out);
             return;
         }
@@ -74,7 +75,7 @@ impl Call {
         }
         // The end of an utterance is no lateness: nothing is owed after it.
         self.running = !(ended && self.playout.queued() == 0);
-        self.mix(&mut frame);
+        self.mix(&mut frame, true);
         self.send(frame, true, now, out);
     }
 
@@ -101,9 +102,27 @@ impl Call {
         }
     }
 
-    fn mix(&mut self, frame: &mut Frame) {
+    fn mix(&mut self, frame: &mut Frame, words: bool) {
         if let Some(ambience) = &mut self.ambience {
-            ambience.mix_into(frame.samples_mut());
+            // whoever speaks does not wait for an answer yet
+            if self.voice.is_active() {
+                ambience.delay();
+            }
+            ambience.mix_into(frame.samples_mut(), words);
+        }
+    }
+
+    /// No answer is to be expected any more but what waits to be played.
+    pub(super) fn settled(&mut self) {
+        if let Some(ambience) = &mut self.ambience {
+            ambience.settled();
+        }
+    }
+
+    /// The caller has said something, and waits for an answer.
+    pub(super) fn asked(&mut self) {
+        if let Some(ambience) = &mut self.ambience {
+            ambience.asked();
         }
     }
 
