@@ -232,5 +232,39 @@ fn g722(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, g711, g722, resample, vad, hearing, mix);
+#[cfg(feature = "opus")]
+fn opus(c: &mut Criterion) {
+    use hark::audio::opus::{Decoder, Encoder};
+    let mut group = c.benchmark_group("opus");
+    for rate in [Rate::R8K, Rate::R16K, Rate::R48K] {
+        let mut samples = Vec::new();
+        Resampler::new(8_000, rate.hz()).process(&speech(), &mut samples);
+        let frames: Vec<Frame> = samples.chunks(rate.frame_samples()).map(|frame| Frame::padded(rate, frame)).collect();
+        let (Ok(mut encoder), Ok(mut decoder)) = (Encoder::new(rate, 24_000, 0), Decoder::new(rate)) else { continue };
+        let mut packets = vec![Vec::new(); frames.len()];
+        for (frame, packet) in frames.iter().zip(&mut packets) {
+            let _ = encoder.encode(frame, packet);
+        }
+        let (mut packet, mut out, mut turn) = (Vec::new(), Vec::new(), 0);
+        group.bench_function(BenchmarkId::new("encode", rate), |b| {
+            b.iter(|| {
+                turn += 1;
+                encoder.encode(black_box(&frames[turn % frames.len()]), &mut packet)
+            });
+        });
+        group.bench_function(BenchmarkId::new("decode", rate), |b| {
+            b.iter(|| {
+                turn += 1;
+                out.clear();
+                decoder.decode(black_box(&packets[turn % packets.len()]), &mut out)
+            });
+        });
+    }
+    group.finish();
+}
+
+#[cfg(not(feature = "opus"))]
+fn opus(_: &mut Criterion) {}
+
+criterion_group!(benches, g711, g722, opus, resample, vad, hearing, mix);
 criterion_main!(benches);

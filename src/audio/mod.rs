@@ -14,6 +14,8 @@ pub mod g722;
 pub mod gain;
 pub mod level;
 pub mod mix;
+#[cfg(feature = "opus")]
+pub mod opus;
 pub mod resample;
 pub mod tone;
 pub mod vad;

@@ -1,6 +1,9 @@
 //! Voice activity: how probable it is that somebody speaks.
 //!
 //! Thresholds, counts and hysteresis are not here: they belong to turn-taking.
+//!
+//! Nothing in front of the model spares it windows of silence. Measured: the state of the model goes on changing for seconds of digital
+//! silence, so leaving windows out after 1 s of nothing above ±8 moved onsets in 497 of 568 recordings, and after 4 s still in 180.
 
 mod forward;
 mod silero;
