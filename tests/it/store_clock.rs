@@ -9,18 +9,19 @@ use std::{
 };
 
 use hark::{
-    call::CallId,
+    call::{CallEvent, CallId},
     webhook::{
         Outbox, Outcome,
         store::{Config, Store},
     },
 };
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::support::{
     PATIENCE,
     postgres::Postgres,
-    stores::{done, failed, next, open, said, sqlite},
+    stores::{done, event, failed, next, open, said, sqlite},
 };
 
 const HOUR: i64 = 3_600_000;
@@ -125,4 +126,38 @@ async fn the_servers_clock_may_be_set_too() {
         all_come(&a, &entries).await;
     }
     assert_eq!((a.lost(), b.lost()), (0, 0));
+}
+
+#[tokio::test]
+async fn numbers_of_calls_that_are_long_over_go_and_those_of_live_ones_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicI64::new(0));
+    let config = Config { clock: Some(Arc::clone(&clock)), ..sqlite(dir.path()) };
+    let store = open(&config).await;
+    let live = CallId::new();
+    store.put(event(live, CallEvent::Started)).await.unwrap();
+    // more than one page of them
+    let over: Vec<_> = (0..1_200).map(|n| said(CallId::new(), n)).collect();
+    futures_util::future::try_join_all(over.iter().map(|entry| store.put(entry.clone()))).await.unwrap();
+    for _ in 0..=over.len() {
+        let due = next(&store).await;
+        done(&store, &due);
+    }
+    let dead = said(CallId::new(), "dead");
+    store.put(dead.clone()).await.unwrap();
+    let due = next(&store).await;
+    store.mark(&due, Outcome::GivenUp, failed(404));
+    assert!(store.close(Instant::now() + PATIENCE).await);
+    drop(store);
+    clock.store(10 * 24 * HOUR, Relaxed);
+    // nobody takes live calls over from whoever only looks
+    let store = Store::visit(&config).await.unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    assert_eq!(store.purge(7 * day, 30 * day).await.unwrap(), 1_201);
+    let url = format!("sqlite://{}", dir.path().join("hark.db").display());
+    let mut other = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let rows: Vec<(Vec<u8>,)> =
+        sqlx::query_as("SELECT call FROM lanes ORDER BY call").fetch_all(&mut other).await.unwrap();
+    let left: Vec<_> = rows.into_iter().map(|(call,)| call).collect();
+    assert_eq!(left, [live, dead.call].map(|call| Uuid::from(call).into_bytes().to_vec()));
 }

@@ -18,11 +18,17 @@ pub struct Postgres {
     bin: PathBuf,
     dir: TempDir,
     server: Option<Child>,
+    settings: Vec<&'static str>,
 }
 
 impl Postgres {
-    /// Makes a cluster and starts its server.
+    /// Makes a cluster and starts its server, which does not wait for the disk.
     pub async fn start() -> Self {
+        Self::with(&["fsync=off"]).await
+    }
+
+    /// Makes a cluster and starts its server with these settings.
+    pub async fn with(settings: &[&'static str]) -> Self {
         let bin = bin();
         let dir = tempfile::Builder::new().prefix("hark-pg").tempdir_in("/tmp").unwrap();
         if is_root() {
@@ -34,7 +40,7 @@ impl Postgres {
             .arg(dir.path().join("data"));
         let made = as_nobody(&mut initdb).current_dir(dir.path()).output().unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let mut postgres = Self { bin, dir, server: None };
+        let mut postgres = Self { bin, dir, server: None, settings: settings.to_vec() };
         postgres.up().await;
         postgres
     }
@@ -48,7 +54,8 @@ impl Postgres {
             server.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups"]);
         }
         server.arg(self.bin.join("postgres")).arg("-D").arg(self.dir.path().join("data"));
-        server.arg("-k").arg(self.dir.path()).args(["-c", "listen_addresses=", "-c", "fsync=off"]);
+        server.arg("-k").arg(self.dir.path()).args(["-c", "listen_addresses="]);
+        server.args(self.settings.iter().flat_map(|setting| ["-c", setting]));
         let log = fs::File::create(self.dir.path().join("log")).unwrap();
         let server = server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir(self.dir.path()).spawn();
         self.server = Some(server.unwrap());
