@@ -25,7 +25,7 @@ use crate::{
     api,
     asterisk::audiosocket,
     call::{Budget, Envelope, Rules},
-    config::Config,
+    config::{Config, WhenBroken},
     net,
     session::Registry,
     telemetry::metrics::Metrics,
@@ -154,6 +154,7 @@ impl App {
             webhooks: webhooks.clone(),
             readiness: Arc::default(),
             metrics: Arc::clone(&metrics),
+            undecided: config.webhooks.initiate.default,
             allow_hosts: config.routing.allow_hosts.clone().into(),
             sts_url: config.agent.sts_url.as_deref().filter(|url| *url != "builtin:").map(Into::into),
             store: store.clone(),
@@ -177,6 +178,10 @@ impl App {
             metrics,
             webhooks,
             events: sender,
+            refuse_while_broken: store
+                .as_ref()
+                .filter(|_| config.database.when_broken == WhenBroken::Refuse)
+                .map(Store::health),
             stop: CancellationToken::new(),
             refuse: CancellationToken::new(),
         });
@@ -250,6 +255,8 @@ impl App {
             let (ended, cancel) = (durable::end_orphans(store.clone(), webhooks.clone()), delivery.clone());
             tracker.spawn(cancel.run_until_cancelled_owned(ended));
         }
+        let unconnected = durable::end_unconnected(store.clone(), Arc::clone(&calls.announcements), webhooks.clone());
+        tracker.spawn(delivery.clone().run_until_cancelled_owned(unconnected));
         let event_task = tokio::spawn(deliver(events, webhooks.clone()));
         loop {
             let pending = tokio::select! { biased;

@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::{State, sts_url};
 use crate::{
+    call::CallId,
     net,
     session::{Announcement, Announcements},
-    webhook::shown,
+    webhook::{Failed, Undecided, shown},
 };
 
 /// Longest address or greeting that is taken from a receiver's answer, in bytes.
@@ -91,20 +92,34 @@ pub(super) struct Answer {
 }
 
 /// Remembers the call, asks the receiver, remembers what it said.
-pub(super) async fn announce<A: Announcements>(state: &State<A>, request: Request) -> Answer {
+///
+/// # Errors
+/// Why the call is not to be taken.
+pub(super) async fn announce<A: Announcements>(state: &State<A>, request: Request) -> Result<Answer, String> {
     let Request { uuid, payload } = request;
+    let call = CallId::new();
     let sts_url = state.sts_url.as_deref().map(|base| sts_url::with_parameters(base, &payload));
-    let mut announcement = Announcement { payload, sts_url, ..Announcement::default() };
+    let mut announcement = Announcement { call: Some(call.into()), payload, sts_url, ..Announcement::default() };
     // before the receiver is asked: the caller may be connected before a slow one answers
     state.announcements.put(uuid, announcement.clone()).await;
-    info!(%uuid, parameters = announcement.payload.len(), "Call announced");
+    info!(%call, %uuid, parameters = announcement.payload.len(), "Call announced");
 
     let mut answer = Answer { sts_url: announcement.sts_url.clone(), r#override: false };
     if !state.webhooks.enabled() {
-        return answer;
+        return Ok(answer);
     }
-    // a failure has been logged there, and the call goes on without
-    let Ok(said) = state.webhooks.initiate(uuid, &announcement.payload).await else { return answer };
+    // a failure has been logged there
+    let said = match state.webhooks.initiate(call, uuid, &announcement.payload).await {
+        Ok(said) => said,
+        Err(reason) if state.undecided == Undecided::Refuse && reason != Failed::Disabled => {
+            let reason = reason.to_string();
+            announcement.refused = Some(reason.clone());
+            state.announcements.put(uuid, announcement).await;
+            warn!(%call, %uuid, code = "api.call.undecided", "the announced call is to be refused (webhooks.initiate.default): {reason}");
+            return Err(reason);
+        }
+        Err(_) => return Ok(answer),
+    };
     let mut rules = Rules { allow: &state.allow_hosts, refused: Vec::new() };
     if let Some(url) = overriding(uuid, &said, &announcement.payload, &mut rules) {
         info!(%uuid, "Overriding STS URL: {}", shown::url(&url));
@@ -117,7 +132,7 @@ pub(super) async fn announce<A: Announcements>(state: &State<A>, request: Reques
     for refused in rules.refused {
         state.webhooks.service_refused(uuid, REFUSED, &refused).await;
     }
-    answer
+    Ok(answer)
 }
 
 /// The speech-to-speech service that the receiver wants, with the payload appended to it as well.

@@ -25,7 +25,7 @@ use crate::{
     net,
     session::Announcements,
     telemetry::metrics::Metrics,
-    webhook::{Webhooks, store::Store},
+    webhook::{Undecided, Webhooks, store::Store},
 };
 
 /// What whoever asks `/api` has to know. Never shown by `{:?}`.
@@ -72,6 +72,8 @@ pub struct State<A> {
     pub metrics: Arc<Metrics>,
     /// Hosts that a receiver's answer may name; empty = see [`net::check`].
     pub allow_hosts: Arc<[net::Pattern]>,
+    /// What becomes of an announced call when the receiver does not say.
+    pub undecided: Undecided,
     /// Speech-to-speech service of all calls; `None`: calls go through recognition, language model and synthesis.
     pub sts_url: Option<Arc<str>>,
     /// Where events are kept, for `/api/webhooks`.
@@ -87,6 +89,7 @@ impl<A> Clone for State<A> {
             webhooks: self.webhooks.clone(),
             readiness: Arc::clone(&self.readiness),
             metrics: Arc::clone(&self.metrics),
+            undecided: self.undecided,
             allow_hosts: Arc::clone(&self.allow_hosts),
             sts_url: self.sts_url.clone(),
             store: self.store.clone(),
@@ -104,6 +107,7 @@ impl<A: Announcements> State<A> {
             webhooks: Webhooks::disabled(),
             readiness: Arc::default(),
             metrics: Arc::default(),
+            undecided: Undecided::default(),
             allow_hosts: Arc::default(),
             sts_url: None,
             store: None,

@@ -87,7 +87,11 @@ async fn take_call<A: Announcements>(shared: Arc<Shared<A>>, body: Body) -> Resu
         announce::announce(&shared.state, request).await
     });
     Ok(match work.await {
-        Ok(answer) => (if answer.r#override { "override" } else { "ok" }, Json(answer).into_response()),
+        Ok(Err(reason)) => {
+            let message = format!("the call is not to be taken, because the webhook receiver did not decide: {reason}");
+            ("undecided", refuse(StatusCode::SERVICE_UNAVAILABLE, &message))
+        }
+        Ok(Ok(answer)) => (if answer.r#override { "override" } else { "ok" }, Json(answer).into_response()),
         Err(reason) => {
             error!(code = "api.call.internal", "POST /call failed: {reason}");
             ("failed", refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal fault; see the gateway's log"))

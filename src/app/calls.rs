@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use crate::{
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
     session::{Announcement, Announcements, Entry, Registry, Session, Summary},
     telemetry::metrics::Metrics,
-    webhook::Webhooks,
+    webhook::{Webhooks, store::StoreError},
 };
 
 /// How long looking up an announced call may take; then the configured services serve it.
@@ -54,6 +54,8 @@ pub(super) struct Calls {
     pub metrics: Arc<Metrics>,
     pub webhooks: Webhooks,
     pub events: mpsc::Sender<Envelope>,
+    /// No new calls while the database does not work.
+    pub refuse_while_broken: Option<watch::Receiver<Option<StoreError>>>,
     /// Ends every call.
     pub stop: CancellationToken,
     /// No new calls.
@@ -67,6 +69,10 @@ enum Refusal {
     Full(usize),
     #[error("its UUID was not announced by POST /call (audiosocket.require_registration)")]
     Unannounced,
+    #[error("nobody said which services it shall have: {0} (webhooks.initiate.default = \"refuse\")")]
+    Undecided(String),
+    #[error("{0}, so that its events could be lost (database.when_broken = \"refuse\")")]
+    Store(String),
     #[error("the gateway is stopping")]
     Stopping,
     #[error("{0}")]
@@ -78,6 +84,8 @@ impl Refusal {
         match self {
             Self::Full(_) => "call.refused.full",
             Self::Unannounced => "call.refused.unannounced",
+            Self::Undecided(_) => "call.refused.undecided",
+            Self::Store(_) => "call.refused.store",
             Self::Stopping => "call.refused.stopping",
             Self::Route(_) => "call.refused.route",
         }
@@ -105,9 +113,16 @@ impl Calls {
     /// From a connection to a session that is ready to run; `None` when it became no call, which has been logged and counted.
     async fn begin(self: Arc<Self>, pending: Pending) -> Option<(Session<audiosocket::Leg, AnyAgent>, Span, Live)> {
         let identified = pending.identify(&self.audiosocket).await.ok()?;
-        let id = CallId::new();
-        let span = info_span!("call", %id, uuid = %identified.uuid);
-        let (session, live) = self.take(id, identified).instrument(span.clone()).await?;
+        let uuid = identified.uuid;
+        let announcement = timeout(LOOK_UP, self.announcements.take(uuid)).await.unwrap_or_else(|_| {
+            warn!(%uuid, "looking up the announcement took too long: the configured services serve this call");
+            None
+        });
+        // what was said about an announced call before it came is the same call's
+        let announced = announcement.as_ref().and_then(|announced| announced.call);
+        let id = announced.map_or_else(CallId::new, CallId::from);
+        let span = info_span!("call", %id, %uuid);
+        let (session, live) = self.take(id, identified, announcement).instrument(span.clone()).await?;
         Some((session, span, live))
     }
 
@@ -115,12 +130,9 @@ impl Calls {
         self: Arc<Self>,
         id: CallId,
         identified: Identified,
+        announcement: Option<Announcement>,
     ) -> Option<(Session<audiosocket::Leg, AnyAgent>, Live)> {
         let uuid = identified.uuid;
-        let announcement = timeout(LOOK_UP, self.announcements.get(uuid)).await.unwrap_or_else(|_| {
-            warn!("looking up the announcement took too long: the configured services serve this call");
-            None
-        });
         if let Some(announced) = &announcement {
             self.webhooks.describe(id, &announced.payload);
         }
@@ -132,7 +144,7 @@ impl Calls {
                 self.metrics.count(&self.metrics.refused, refusal.code());
                 warn!(code = refusal.code(), peer = %identified.peer, "call refused, the dialplan goes on: {refusal}");
                 identified.refuse().await;
-                self.webhooks.refused(id, uuid, refusal.code()).await;
+                self.webhooks.refused(id, uuid, refusal.code(), None).await;
                 return None;
             }
         };
@@ -157,6 +169,14 @@ impl Calls {
         }
         if self.audiosocket.require_registration && announcement.is_none() {
             return Err(Refusal::Unannounced);
+        }
+        if let Some(reason) = announcement.and_then(|announced| announced.refused.as_ref()) {
+            return Err(Refusal::Undecided(reason.clone()));
+        }
+        let broken =
+            self.refuse_while_broken.as_ref().and_then(|health| health.borrow().as_ref().map(ToString::to_string));
+        if let Some(reason) = broken {
+            return Err(Refusal::Store(reason));
         }
         let overrides = announcement.map_or_else(Overrides::default, |announced| Overrides {
             sts: announced.sts_url.clone(),

@@ -5,16 +5,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tracing::warn;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
 
+use super::Announced;
 use crate::{
     api::Readiness,
-    call::{CallEvent, EndReason, Envelope, EventId},
+    call::{CallEvent, CallId, EndReason, Envelope, EventId},
     config::Config,
+    session::Announcement,
     telemetry::metrics::Metrics,
     webhook::{
         Webhooks,
-        store::{self, Store, StoreError},
+        store::{self, Store, StoreError, last_word},
     },
 };
 
@@ -22,6 +26,8 @@ use crate::{
 const BROKEN: &str = "store";
 /// Beside twice an attempt's time-out, a lease lasts this long.
 const SPARE: Duration = Duration::from_secs(30);
+/// How often announced calls are looked for that never came.
+const LOOK_FOR_UNCONNECTED: Duration = Duration::from_secs(2);
 
 /// The store, unless nothing would be kept in it: no receiver and no database that others look into.
 pub(super) async fn open(config: &Config) -> Result<Option<Store>, StoreError> {
@@ -57,13 +63,64 @@ pub(super) async fn watch(store: Store, readiness: Arc<Readiness>) {
 
 /// Ends the calls that were live when their gateway was killed: whoever counts calls learns of each end.
 pub(super) async fn end_orphans(store: Store, webhooks: Webhooks) {
-    while let Some(orphan) = store.orphan().await {
-        let reason = EndReason::GatewayRestarted;
-        warn!(call = %orphan.call, uuid = %orphan.uuid, reason = reason.code(), "this call was live when its gateway was killed: it is reported as ended");
-        let (id, at, event) = (EventId::new(), SystemTime::now(), CallEvent::Ended(reason));
-        // a full outbox has counted and reported it; the next start tries again
-        let _ = webhooks.put(Envelope { id, call: orphan.call, uuid: orphan.uuid, at, event }).await;
+    while let Some(orphans) = store.orphans().await {
+        let calls: Vec<_> = orphans.iter().map(|orphan| orphan.call).collect();
+        let recalled = store.past(&calls, |past| webhooks.recall(past.call, &past.kind, past.at, &past.body)).await;
+        if let Err(error) = recalled {
+            warn!(
+                code = error.code(),
+                "reports about the calls of a killed gateway say little, their events cannot be read: {error}"
+            );
+        }
+        for orphan in orphans {
+            let reason = EndReason::GatewayRestarted;
+            warn!(call = %orphan.call, uuid = %orphan.uuid, reason = reason.code(), "this call was live when its gateway was killed: it is reported as ended");
+            let (id, at, event) = (EventId::new(), SystemTime::now(), CallEvent::Ended(reason));
+            // a full outbox has counted and reported it; the next start tries again
+            let _ = webhooks.put(Envelope { id, call: orphan.call, uuid: orphan.uuid, at, event }).await;
+        }
     }
+}
+
+/// Reports announced calls that never came: whoever was told of them learns that they are over.
+pub(super) async fn end_unconnected(store: Option<Store>, announced: Arc<Announced>, webhooks: Webhooks) {
+    loop {
+        sleep(LOOK_FOR_UNCONNECTED).await;
+        for gone in announced.gone() {
+            let call = gone.announcement.call.map(CallId::from).unwrap_or_default();
+            unconnected(&webhooks, call, gone.uuid, gone.replaced, Some(gone.announcement), None).await;
+        }
+        let Some(store) = &store else { continue };
+        let found = match store.unconnected().await {
+            Ok(found) => found,
+            // the database says itself what is wrong with it
+            Err(_) => continue,
+        };
+        for one in found {
+            let announcement = serde_json::from_str(&one.body).ok();
+            let last = Some((last_word(one.call, one.at), one.at));
+            unconnected(&webhooks, one.call, one.uuid, one.replaced, announcement, last).await;
+            if let Err(error) = store.give_up(one.call).await {
+                debug!(code = error.code(), call = %one.call, "an announcement could not be closed: {error}");
+            }
+        }
+    }
+}
+
+async fn unconnected(
+    webhooks: &Webhooks,
+    call: CallId,
+    uuid: Uuid,
+    replaced: bool,
+    announcement: Option<Announcement>,
+    last: Option<(EventId, SystemTime)>,
+) {
+    let code = if replaced { "call.announced_again" } else { "call.never_connected" };
+    info!(%call, %uuid, code, "a call that POST /call announced did not come");
+    if let Some(announcement) = announcement {
+        webhooks.describe(call, &announcement.payload);
+    }
+    webhooks.refused(call, uuid, code, last).await;
 }
 
 /// Shows what the store holds under `/metrics`.

@@ -47,6 +47,8 @@ pub enum CallEvent {
     ServiceFailed(Fault),
     /// The agent began to answer the caller. Not one of the contract's types.
     Turn(Latency),
+    /// So many events had to be dropped here. Not one of the contract's types.
+    EventsLost(u64),
     /// The call is over: the last event of the contract's types.
     Ended(EndReason),
 }
@@ -62,6 +64,7 @@ impl CallEvent {
             Self::Dtmf(_) => "dtmf_digit",
             Self::ServiceFailed(_) => "service_failed",
             Self::Turn(_) => "turn",
+            Self::EventsLost(_) => "events_lost",
             Self::Ended(_) => "call_ended",
         }
     }

@@ -23,7 +23,13 @@ pub(super) enum Kind {
     List,
     /// A count, or this word.
     CountOr(&'static str),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
 }
+
+/// Settings that take certain words only.
+const WORDS: [(&str, &[&str]); 2] =
+    [("webhooks.initiate.default", &["configured", "refuse"]), ("database.when_broken", &["accept", "refuse"])];
 
 /// Every setting there is, by dotted name.
 #[derive(Debug)]
@@ -107,7 +113,9 @@ fn learnt(defaults: &str) -> Keys {
     leaves
         .into_iter()
         .map(|(key, value)| {
+            let words = WORDS.iter().find(|(name, _)| *name == key);
             let kind = match &value {
+                _ if words.is_some() => Kind::OneOf(words.map_or(&[], |(_, words)| words)),
                 _ if key == "limits.media_threads" => Kind::CountOr("auto"),
                 _ if key == "webhooks.retry" || key == "retry" => Kind::CountOr("durable"),
                 toml::Value::Boolean(_) => Kind::Bool,
@@ -167,6 +175,10 @@ impl Layer {
             Kind::Text => Some(ValueKind::String(text.to_owned())),
             Kind::List => Some(list(trimmed.split(',').map(str::trim).filter(|item| !item.is_empty()), name)),
             Kind::CountOr(word) if trimmed.eq_ignore_ascii_case(word) => Some(ValueKind::String(word.to_owned())),
+            Kind::OneOf(words) => words
+                .iter()
+                .find(|word| trimmed.eq_ignore_ascii_case(word))
+                .map(|word| ValueKind::String((*word).to_owned())),
             Kind::CountOr(_) => trimmed.parse::<i64>().ok().filter(|n| *n >= 0).map(ValueKind::I64),
         };
         match value {
@@ -210,10 +222,11 @@ impl Layer {
         let Some(kind) = schema.kind(key) else { return unknown(schema, key, name, faults) };
         let shown = plain(&to_kind(value.clone()));
         let fits = match (&value, kind) {
-            (toml::Value::String(text), Kind::Text | Kind::CountOr(_)) if text.is_empty() => return,
+            (toml::Value::String(text), Kind::Text | Kind::CountOr(_) | Kind::OneOf(_)) if text.is_empty() => return,
             (toml::Value::Boolean(_), Kind::Bool) | (toml::Value::String(_), Kind::Text) => true,
             (toml::Value::Integer(n), Kind::Count | Kind::CountOr(_)) => *n >= 0,
             (toml::Value::String(text), Kind::CountOr(word)) => text == word,
+            (toml::Value::String(text), Kind::OneOf(words)) => words.contains(&text.as_str()),
             (toml::Value::Float(n), Kind::Number) => n.is_finite(),
             (toml::Value::Integer(_), Kind::Number) => true,
             (toml::Value::Array(items), Kind::List) => items.iter().all(toml::Value::is_str),
@@ -255,6 +268,7 @@ fn wrong_type(schema: &Schema, key: &str, kind: Kind, name: &str, shown: &str, f
         Kind::Number => "a number".to_owned(),
         Kind::Text => "a text in quotes".to_owned(),
         Kind::List => "a list of texts".to_owned(),
+        Kind::OneOf(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
         Kind::CountOr(word) => format!("a whole number or {word:?}"),
     };
     let advice = format!("Write {expected}{}.", schema.default_text(key));

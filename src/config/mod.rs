@@ -81,12 +81,28 @@ pub struct Routing {
 pub struct Database {
     /// A PostgreSQL that several gateways share; unset = a file in the data directory.
     pub url: Option<String>,
+    /// What becomes of new calls while it does not work.
+    pub when_broken: WhenBroken,
+}
+
+/// What becomes of new calls while events cannot be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenBroken {
+    /// They are taken; their events wait in memory.
+    #[default]
+    Accept,
+    /// They are refused, and their dialplans go on.
+    Refuse,
 }
 
 /// Without the password that the URL may hold.
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("url", &self.url.as_deref().map(redacted_url)).finish()
+        f.debug_struct("Database")
+            .field("url", &self.url.as_deref().map(redacted_url))
+            .field("when_broken", &self.when_broken)
+            .finish()
     }
 }
 

@@ -73,6 +73,7 @@ fn default_toml_has_every_key_of_every_struct() {
         ("call.idle", fields::<call::Idle>()),
         ("call.dtmf", fields::<call::Dtmf>()),
         ("webhooks", fields::<webhook::Config>()),
+        ("webhooks.initiate", fields::<webhook::Initiate>()),
         ("routing", fields::<Routing>()),
         ("database", fields::<Database>()),
         ("tls", fields::<Tls>()),
@@ -82,7 +83,7 @@ fn default_toml_has_every_key_of_every_struct() {
         assert!(!fields.is_empty(), "{section}");
         expected.extend(fields.iter().map(|field| format!("{section}.{field}")));
     }
-    let sections = ["call.vad", "call.barge_in", "call.endpoint", "call.idle", "call.dtmf", "webhooks.endpoints"];
+    let sections = ["call.vad", "call.barge_in", "call.endpoint", "call.idle", "call.dtmf", "webhooks.endpoints", "webhooks.initiate"];
     expected.retain(|key| !sections.contains(&key.as_str()));
     expected.sort();
     known.sort_unstable();

@@ -15,6 +15,8 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Announcement {
+    /// The identity of the call to come, which the first connection takes: what is said about it before and after is one call's.
+    pub call: Option<Uuid>,
     /// The free-form payload: metadata of the call.
     pub payload: Map<String, Value>,
     /// Speech-to-speech service of this call, final form (parameters appended).
@@ -27,12 +29,14 @@ pub struct Announcement {
     pub tts_url: Option<String>,
     /// Greeting of this call.
     pub greeting: Option<String>,
+    /// Why the call is not to be taken.
+    pub refused: Option<String>,
 }
 
 impl Announcement {
     /// The memory it takes, roughly: a list of small numbers takes many times what it took on the wire.
     fn weight(&self) -> usize {
-        let texts = [&self.sts_url, &self.asr_url, &self.llm_url, &self.tts_url, &self.greeting];
+        let texts = [&self.sts_url, &self.asr_url, &self.llm_url, &self.tts_url, &self.greeting, &self.refused];
         size_of::<(Uuid, Instant, Self)>()
             + weight_of_map(&self.payload)
             + texts.into_iter().flatten().map(String::len).sum::<usize>()
@@ -59,12 +63,15 @@ pub trait Announcements: Send + Sync + 'static {
     /// Remembers `announcement`; an older one of the same UUID is replaced.
     fn put(&self, uuid: Uuid, announcement: Announcement) -> impl Future<Output = ()> + Send;
 
-    /// The announcement of `uuid`, unless it has expired. It stays: a dialplan may connect the same UUID again.
-    fn get(&self, uuid: Uuid) -> impl Future<Output = Option<Announcement>> + Send;
+    /// The announcement of `uuid`, unless it has expired. It stays, without [`Announcement::call`], which only the first one gets: a
+    /// dialplan may connect the same UUID again, and that is another call.
+    fn take(&self, uuid: Uuid) -> impl Future<Output = Option<Announcement>> + Send;
 }
 
 /// Memory that all announcements may take together, in bytes: room for 10,000 of some 6 kB.
 const MOST_BYTES: usize = 64 << 20;
+/// Announcements of calls that never came, kept for whoever reports them.
+const MOST_GONE: usize = 1_000;
 
 /// Announcements in this process's memory, bounded in number, bytes and age: the oldest go first.
 #[derive(Debug)]
@@ -84,6 +91,8 @@ struct Inner {
     count: u64,
     /// The weight of all that is kept.
     bytes: usize,
+    /// Calls that never came, until somebody has asked for them.
+    gone: VecDeque<Gone>,
     said_full: bool,
 }
 
@@ -92,18 +101,37 @@ struct Kept {
     number: u64,
     at: Instant,
     weight: usize,
+    /// Somebody has asked for it.
+    taken: bool,
     announcement: Announcement,
+}
+
+/// An announced call that never came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gone {
+    /// Its UUID on the wire.
+    pub uuid: Uuid,
+    /// What was said about it.
+    pub announcement: Announcement,
+    /// Another one took its place before it expired.
+    pub replaced: bool,
 }
 
 impl Inner {
     fn put(&mut self, uuid: Uuid, announcement: Announcement, now: Instant) {
         self.count += 1;
-        let kept = Kept { number: self.count, at: now, weight: announcement.weight(), announcement };
+        let mut kept = Kept { number: self.count, at: now, weight: announcement.weight(), taken: false, announcement };
         self.bytes += kept.weight;
         self.order.push_back((kept.number, uuid));
-        if let Some(older) = self.by_uuid.insert(uuid, kept) {
+        if let Some(older) = self.by_uuid.remove(&uuid) {
             self.bytes -= older.weight;
+            // more is known about the same call
+            kept.taken = older.taken && older.announcement.call == kept.announcement.call;
+            if older.announcement.call != kept.announcement.call {
+                self.went(uuid, older, true);
+            }
         }
+        self.by_uuid.insert(uuid, kept);
         // one call announced over and over leaves only stale entries behind, which must not pile up behind a fresh one
         if self.order.len() > 2 * self.by_uuid.len() + 64 {
             let by_uuid = &self.by_uuid;
@@ -114,6 +142,14 @@ impl Inner {
     fn remove(&mut self, uuid: Uuid) {
         if let Some(kept) = self.by_uuid.remove(&uuid) {
             self.bytes -= kept.weight;
+            self.went(uuid, kept, false);
+        }
+    }
+
+    /// Nobody will ask for this one any more.
+    fn went(&mut self, uuid: Uuid, kept: Kept, replaced: bool) {
+        if !kept.taken && self.gone.len() < MOST_GONE {
+            self.gone.push_back(Gone { uuid, announcement: kept.announcement, replaced });
         }
     }
 }
@@ -123,6 +159,13 @@ impl MemoryAnnouncements {
     #[must_use]
     pub fn new(ttl: Duration, capacity: usize) -> Self {
         Self { ttl, capacity: capacity.max(1), bytes: MOST_BYTES, inner: Mutex::default() }
+    }
+
+    /// Calls that were announced here and never came, since it was last asked.
+    pub fn gone(&self) -> Vec<Gone> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        self.expire(&mut inner, Instant::now());
+        std::mem::take(&mut inner.gone).into()
     }
 
     fn expire(&self, inner: &mut Inner, now: Instant) {
@@ -168,10 +211,15 @@ impl Announcements for MemoryAnnouncements {
         self.expire(&mut inner, now);
     }
 
-    async fn get(&self, uuid: Uuid) -> Option<Announcement> {
+    async fn take(&self, uuid: Uuid) -> Option<Announcement> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         self.expire(&mut inner, Instant::now());
-        inner.by_uuid.get(&uuid).map(|kept| kept.announcement.clone())
+        let kept = inner.by_uuid.get_mut(&uuid)?;
+        let mut announcement = kept.announcement.clone();
+        if std::mem::replace(&mut kept.taken, true) {
+            announcement.call = None;
+        }
+        Some(announcement)
     }
 }
 
@@ -191,16 +239,36 @@ mod tests {
         store.put(b, named("b")).await;
         store.put(a, named("a2")).await;
         store.put(c, named("c")).await;
-        assert_eq!(store.get(a).await, Some(named("a2")));
-        assert_eq!(store.get(b).await, None);
-        assert_eq!(store.get(c).await, Some(named("c")));
+        assert_eq!(store.take(a).await, Some(named("a2")));
+        assert_eq!(store.take(b).await, None);
+        assert_eq!(store.take(c).await, Some(named("c")));
     }
 
     #[tokio::test]
     async fn an_announcement_expires() {
         let store = MemoryAnnouncements::new(Duration::ZERO, 10);
         store.put(Uuid::from_u128(1), named("a")).await;
-        assert_eq!(store.get(Uuid::from_u128(1)).await, None);
+        assert_eq!(store.take(Uuid::from_u128(1)).await, None);
+    }
+
+    #[tokio::test]
+    async fn the_first_who_asks_is_the_call_and_one_that_never_came_is_known() {
+        let store = MemoryAnnouncements::new(Duration::from_secs(600), 2);
+        let [a, b, c] = [Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3)];
+        let of = |call: u128| Announcement { call: Some(Uuid::from_u128(call)), ..Announcement::default() };
+        store.put(a, of(10)).await;
+        assert_eq!(store.take(a).await, Some(of(10)));
+        store.put(a, Announcement { greeting: Some("more is known".to_owned()), ..of(10) }).await;
+        assert_eq!(store.take(a).await.map(|again| (again.call, again.greeting.is_some())), Some((None, true)));
+        store.put(b, of(20)).await;
+        store.put(b, of(21)).await;
+        let gone = store.gone();
+        assert_eq!(gone, [Gone { uuid: b, announcement: of(20), replaced: true }]);
+        store.put(a, of(11)).await;
+        store.put(c, of(30)).await;
+        assert_eq!(store.gone(), [Gone { uuid: b, announcement: of(21), replaced: false }], "the oldest had to go");
+        assert_eq!(store.take(a).await, Some(of(11)));
+        assert_eq!(store.gone(), []);
     }
 
     /// What the store holds against what it says it holds.
@@ -235,8 +303,8 @@ mod tests {
             store.put(Uuid::from_u128(n), big.clone()).await;
         }
         assert_eq!(check(&store).0, 10);
-        assert_eq!(store.get(Uuid::from_u128(89)).await, None);
-        assert_eq!(store.get(Uuid::from_u128(90)).await, Some(big));
+        assert_eq!(store.take(Uuid::from_u128(89)).await, None);
+        assert_eq!(store.take(Uuid::from_u128(90)).await, Some(big));
         // a small one in place of a large one makes room again
         for n in 90..100 {
             store.put(Uuid::from_u128(n), named("a")).await;
@@ -254,7 +322,7 @@ mod tests {
         }
         let (calls, _, order) = check(&store);
         assert!(calls == 2 && order < 100, "{calls} calls, {order} entries");
-        assert_eq!(store.get(Uuid::from_u128(1)).await, Some(named("first")));
-        assert_eq!(store.get(Uuid::from_u128(2)).await, Some(named("9999")));
+        assert_eq!(store.take(Uuid::from_u128(1)).await, Some(named("first")));
+        assert_eq!(store.take(Uuid::from_u128(2)).await, Some(named("9999")));
     }
 }

@@ -6,6 +6,6 @@ mod registry;
 mod run;
 mod sources;
 
-pub use announce::{Announcement, Announcements, MemoryAnnouncements};
+pub use announce::{Announcement, Announcements, Gone, MemoryAnnouncements};
 pub use registry::{Entry, Registry};
 pub use run::{Session, Summary};

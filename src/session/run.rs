@@ -103,13 +103,39 @@ struct Unsent {
 impl Unsent {
     fn push(&mut self, envelope: Envelope) {
         if self.queue.len() >= MAX_UNSENT {
-            let oldest = self.queue.iter().position(|old| matches!(old.event, CallEvent::Transcription { .. }));
-            if let Some(oldest) = oldest {
-                self.queue.remove(oldest);
-                self.lost += 1;
-            }
+            self.drop_oldest();
         }
         self.queue.push_back(envelope);
+    }
+
+    /// Drops the oldest words; their place says how many were dropped.
+    fn drop_oldest(&mut self) {
+        let is_words = |envelope: &Envelope| matches!(envelope.event, CallEvent::Transcription { .. });
+        let Some(oldest) = self.queue.iter().position(is_words) else { return };
+        self.lost += 1;
+        let said = self.queue.iter_mut().take(oldest).find_map(|envelope| match &mut envelope.event {
+            CallEvent::EventsLost(count) => Some(count),
+            _ => None,
+        });
+        match said {
+            Some(count) => {
+                *count += 1;
+                self.queue.remove(oldest);
+            }
+            None => {
+                if let Some(envelope) = self.queue.get_mut(oldest) {
+                    envelope.event = CallEvent::EventsLost(1);
+                }
+                // two at first: its place is taken by the word of it
+                if let Some(next) = self.queue.iter().position(is_words) {
+                    self.queue.remove(next);
+                    self.lost += 1;
+                    if let Some(Envelope { event: CallEvent::EventsLost(count), .. }) = self.queue.get_mut(oldest) {
+                        *count += 1;
+                    }
+                }
+            }
+        }
     }
 
     fn send(&mut self, events: &mpsc::Sender<Envelope>) {

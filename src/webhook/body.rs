@@ -35,6 +35,7 @@ enum Payload<'a> {
     Transcription { role: &'a str, text: &'a str },
     Dtmf { digit: &'a str },
     Free(&'a Map<String, Value>),
+    Lost { count: u64 },
     Fault { code: &'a str, message: &'a str },
     Turn { transcribe_ms: Option<u64>, answer_ms: u64, play_ms: u64, total_ms: u64 },
 }
@@ -48,6 +49,7 @@ pub fn render(envelope: &Envelope) -> Bytes {
         CallEvent::Transcription { role, text } => Payload::Transcription { role: role.as_str(), text },
         CallEvent::Dtmf(Some(pressed)) => Payload::Dtmf { digit: pressed.as_char().encode_utf8(&mut digit) },
         CallEvent::Dtmf(None) => Payload::Dtmf { digit: MASKED_DIGIT },
+        CallEvent::EventsLost(count) => Payload::Lost { count: *count },
         CallEvent::ServiceFailed(fault) => Payload::Fault { code: fault.code, message: &fault.message },
         CallEvent::Turn(latency) => Payload::Turn {
             transcribe_ms: latency.transcribe.map(millis),

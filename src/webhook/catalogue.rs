@@ -3,6 +3,8 @@
 /// Types of the contract: all that the receiver of `WEBHOOK_URL` ever gets.
 pub const CONTRACT: [&str; 6] =
     ["call_initiated", "call_started", "call_ended", "interruption", "transcription", "dtmf_digit"];
+/// The last event of a call that a receiver of the contract gets.
+pub(super) const CALL_ENDED: &str = "call_ended";
 /// The last event of a call: one report about all of it.
 pub const CALL_COMPLETED: &str = "call_completed";
 /// A service of a call failed for good, or was refused.
@@ -11,9 +13,11 @@ pub const SERVICE_FAILED: &str = "service_failed";
 pub const TURN: &str = "turn";
 /// A receiver asked for no more events (410).
 pub const ENDPOINT_DISABLED: &str = "endpoint_disabled";
+/// Events of a call had to be dropped here.
+pub const EVENTS_LOST: &str = "events_lost";
 
 /// Types that other receivers can subscribe to as well.
-pub const MORE: [&str; 4] = [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED];
+pub const MORE: [&str; 5] = [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED, EVENTS_LOST];
 
 /// Whether there are events of this type.
 #[must_use]

@@ -1,11 +1,13 @@
-//! The way to the receivers: who is to get an event, rendered once; the outbox; the answer to an announced call.
+//! The way to the receivers: who is to get an event, rendered once, and the outbox.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
+use futures_core::future::BoxFuture;
 use http::HeaderValue;
 use serde_json::{Map, Value};
 use tokio::{
@@ -13,17 +15,18 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Config, Due, Entry, Failed, Full, MemoryOutbox, Outbox, Outcome, Phase, Recipient, Redaction, Report, Stats, body,
+    Config, Due, Entry, Full, Initiate, MemoryOutbox, Outbox, Outcome, Phase, Recipient, Redaction, Report, Stats,
+    body,
+    breaker::Breaker,
     catalogue::{CALL_COMPLETED, ENDPOINT_DISABLED, SERVICE_FAILED},
-    endpoint::{Clients, Endpoint, Reply, Request},
+    endpoint::{Clients, Endpoint},
     receiver::{Receiver, receiver, tag},
     report::{Calls, Known},
     settings::Target,
-    shown,
     sign::{EndpointStore, Keyring},
     template::Context,
 };
@@ -31,13 +34,15 @@ use crate::call::{CallEvent, CallId, Envelope, EventId};
 
 /// A full outbox is reported at most this often.
 const LOUD_EVERY: Duration = Duration::from_secs(10);
+/// Calls that are remembered for having lost events.
+const MOST_MISSING: usize = 10_000;
 
 /// The way to the webhook receivers: cheap to clone, shared by everybody who has something to report.
 ///
 /// With no URL, or one that cannot work, it takes everything and sends nothing.
 #[derive(Clone)]
 pub struct Webhooks {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Webhooks {
@@ -51,13 +56,30 @@ pub(super) struct Shared {
     pub outbox: Arc<dyn Outbox>,
     pub stats: Arc<Stats>,
     pub cancel: CancellationToken,
-    tracker: TaskTracker,
-    redaction: Redaction,
+    pub tracker: TaskTracker,
+    pub redaction: Redaction,
+    pub initiate: Initiate,
+    pub breaker: Breaker,
     /// `None`: nobody wants to know what happened on a call as a whole.
     calls: Option<Calls>,
     /// An event has left the outbox.
     settled: Notify,
     loud: Mutex<Loud>,
+    /// Calls of which events were lost, until a receiver could be told.
+    missing: Mutex<BTreeMap<CallId, u64>>,
+    /// Whether events are kept that nobody gets: the store is asked for the whole of a call that its gateway's death has ended.
+    keeps: Keeps,
+}
+
+/// Which events of a call are put although nobody is to get them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// The outbox forgets everything anyway.
+    Nothing,
+    /// Those that begin and end the call.
+    Ends,
+    /// All: they would be in the call's report.
+    All,
 }
 
 /// When a full outbox was last reported, and what was lost since.
@@ -118,7 +140,7 @@ impl Webhooks {
             let endpoint = Endpoint::new(&ready, agent_id, &clients, keyring.clone(), config.allow_hosts.clone());
             receivers.push(receiver(&name, ready, Arc::new(endpoint), keyring, store.clone()));
         }
-        Self::run(config, receivers, outbox, tracker, cancel)
+        Self::run(config, receivers, (outbox, store.is_some()), tracker, cancel)
     }
 
     /// Takes everything and sends nothing.
@@ -126,14 +148,19 @@ impl Webhooks {
     pub fn disabled() -> Self {
         let (config, outbox) = (Config::default(), Arc::new(MemoryOutbox::new(1)));
         Self {
-            shared: Arc::new(Shared::new(&config, Vec::new(), outbox, (TaskTracker::new(), CancellationToken::new()))),
+            shared: Arc::new(Shared::new(
+                &config,
+                Vec::new(),
+                (outbox, false),
+                (TaskTracker::new(), CancellationToken::new()),
+            )),
         }
     }
 
     pub(super) fn run(
         config: &Config,
         receivers: Vec<Receiver>,
-        outbox: Arc<dyn Outbox>,
+        outbox: (Arc<dyn Outbox>, bool),
         tracker: &TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
@@ -190,94 +217,50 @@ impl Webhooks {
         }
     }
 
-    /// Reports a call that was refused before it became one: `call_completed`, for who wants it.
-    pub async fn refused(&self, call: CallId, uuid: Uuid, code: &str) {
+    /// Reports a call that never became one: `call_completed`, for who wants it. `last`: the identity and time of that event, so that
+    /// several gateways say it once. Nothing more is to come of the call.
+    pub async fn refused(&self, call: CallId, uuid: Uuid, code: &str, last: Option<(EventId, SystemTime)>) {
+        let shared = &self.shared;
+        if let Some(calls) = &shared.calls {
+            let known = calls.refused(call, uuid);
+            let (id, at) = last.unwrap_or_else(|| (EventId::new(), SystemTime::now()));
+            let report = known.clone().report(Some(code));
+            let body = shared.redaction.apply(CALL_COMPLETED, body::render_free(uuid, CALL_COMPLETED, &report, at));
+            if let Some(entry) = shared.completed(&known, (id, call, uuid, at), body) {
+                let taken = shared.give(vec![entry]).await;
+                let _ = shared.placed(call, uuid, taken);
+            }
+        }
+        shared.outbox.forget(call);
+    }
+
+    /// Takes an event of a call that a former gateway has stored, for the report about it.
+    pub fn recall(&self, call: CallId, kind: &str, at: SystemTime, body: &[u8]) {
         if let Some(calls) = &self.shared.calls {
-            let report = calls.refused(call, uuid).report(Some(code));
-            let _ = self.shared.free(CALL_COMPLETED, (call, uuid), &report, |_| true).await;
+            let body: Value = serde_json::from_slice(body).unwrap_or_default();
+            calls.recall(call, kind, at, &body["payload"]);
         }
     }
 
     /// Reports a service that a call to come was not given, for who wants it.
     pub async fn service_refused(&self, uuid: Uuid, code: &str, message: &str) {
         let payload = Map::from_iter([("code".to_owned(), code.into()), ("message".to_owned(), message.into())]);
-        let _ = self.shared.free(SERVICE_FAILED, (CallId::new(), uuid), &payload, |_| true).await;
+        self.shared.free(SERVICE_FAILED, uuid, &payload, |_| true).await;
     }
 
     /// Gives an event its place in the order; resolves once it is as safe as the outbox can make it.
     fn place(&self, envelope: &Envelope) -> impl Future<Output = Result<(), Full>> + use<> {
         let shared = Arc::clone(&self.shared);
-        // both are in their places before anybody waits: nothing comes between the end of a call and its report
-        let (event, report) = shared.entries(envelope);
-        let event = event.map(|entry| shared.give(entry));
-        let report = report.map(|entry| shared.give(entry));
+        // together: nothing comes between the end of a call and its report, and no crash leaves one without the other
+        let entries = shared.entries(envelope);
+        let (call, uuid) = (envelope.call, envelope.uuid);
+        let taken = (!entries.is_empty()).then(|| shared.give(entries));
         async move {
-            let result = match event {
-                Some(placed) => shared.placed(placed.await),
+            match taken {
+                Some(taken) => shared.placed(call, uuid, taken.await),
                 None => Ok(()),
-            };
-            if let Some(report) = report {
-                // counted and reported
-                let _ = shared.placed(report.await);
-            }
-            result
-        }
-    }
-
-    /// Asks the receiver of `WEBHOOK_URL` about an announced call (`call_initiated`) and waits for its JSON answer.
-    ///
-    /// One attempt with its own time-out, beside the queue: no event of any call waits for it. Other receivers get the event by the
-    /// ordinary way, with the same identity.
-    ///
-    /// # Errors
-    /// Whatever kept a usable answer from coming. It has been logged; the call is to go on without.
-    pub async fn initiate(&self, uuid: Uuid, payload: &Map<String, Value>) -> Result<Value, Failed> {
-        let shared = &self.shared;
-        let (id, call, at) = (EventId::new(), CallId::new(), SystemTime::now());
-        let body = shared.redaction.apply(body::CALL_INITIATED, body::render_initiated(uuid, payload, at));
-        if let Some(entry) =
-            shared.free_entry((id, body::CALL_INITIATED), (call, uuid, at), body.clone(), |to| !to.is_contract())
-        {
-            let _ = shared.placed(shared.give(entry).await);
-        }
-        let Some(receiver) = shared.receivers.iter().find(|receiver| receiver.is_contract()) else {
-            return Err(Failed::Disabled);
-        };
-        let request = Request { id, place: None, attempt: 1, url: None, body: body.clone(), answer: true };
-        let begin = Instant::now();
-        let Reply { status, result, refusal } = receiver.ask(request).await;
-        let mut report = Report {
-            status: status.map(|status| status.as_u16()),
-            latency: begin.elapsed(),
-            answer: refusal,
-            error: None,
-        };
-        let outcome = if result.is_ok() { Outcome::Delivered } else { Outcome::GivenUp };
-        report.error = result.as_ref().err().map(ToString::to_string);
-        if let Some(store) = receiver.store.clone() {
-            let (kind, to) = (body::CALL_INITIATED.into(), vec![Recipient::plain(Arc::clone(&receiver.name))]);
-            let entry = Entry { id, call, uuid, kind, at, phase: Phase::End, body, to };
-            // the dialplan does not wait for the disk
-            shared.tracker.spawn(async move {
-                if let Err(reason) = store.asked(entry, outcome, report).await {
-                    warn!(%uuid, %reason, "what became of {} could not be recorded", tag(body::CALL_INITIATED));
-                }
-            });
-        }
-        let answer = result.and_then(|answer| {
-            serde_json::from_slice(&answer).map_err(|error| Failed::Answer(format!("not JSON: {error}")))
-        });
-        match &answer {
-            Ok(answer) => {
-                Stats::add(&shared.stats.initiated);
-                info!(%uuid, "Webhook response received: {}", shown::json(answer));
-            }
-            Err(reason) => {
-                Stats::add(&shared.stats.initiate_failed);
-                error!(%uuid, code = "webhook.failed", %reason, "{} Retry failed", tag(body::CALL_INITIATED));
             }
         }
-        answer
     }
 
     /// Waits until everything is delivered or given up, at most until `deadline`; how many events are left.
@@ -305,13 +288,22 @@ impl Shared {
     fn new(
         config: &Config,
         receivers: Vec<Arc<Receiver>>,
-        outbox: Arc<dyn Outbox>,
+        (outbox, durable): (Arc<dyn Outbox>, bool),
         (tracker, cancel): (TaskTracker, CancellationToken),
     ) -> Self {
         let needs_calls = |to: &Arc<Receiver>| {
             to.wants(CALL_COMPLETED) || to.payload.is_some() || matches!(to.target, Some(Target::Template(_)))
         };
+        let reported = receivers.iter().any(|to| to.wants(CALL_COMPLETED));
         Self {
+            keeps: match (durable && !receivers.is_empty(), reported) {
+                (false, _) => Keeps::Nothing,
+                (true, false) => Keeps::Ends,
+                (true, true) => Keeps::All,
+            },
+            initiate: config.initiate.clone(),
+            breaker: Breaker::new(config.initiate.failures, Duration::from_secs(config.initiate.open_s)),
+            missing: Mutex::default(),
             calls: receivers.iter().any(needs_calls).then(Calls::default),
             receivers,
             outbox,
@@ -325,8 +317,9 @@ impl Shared {
         }
     }
 
-    /// What an event puts into the outbox: itself and, if it ends its call, the call's report; each if anybody wants it.
-    fn entries(&self, envelope: &Envelope) -> (Option<Entry>, Option<Entry>) {
+    /// What an event puts into the outbox: itself, before it what was lost of its call, and behind the last one the call's report; each
+    /// if anybody wants it.
+    fn entries(&self, envelope: &Envelope) -> Vec<Entry> {
         let kind = envelope.event.kind();
         let mut entry = Entry::of(envelope, Vec::new());
         entry.body = self.redaction.apply(kind, entry.body);
@@ -334,21 +327,46 @@ impl Shared {
         let known =
             self.calls.as_ref().zip(event.as_ref()).map(|(calls, event)| calls.take(envelope, &event["payload"]));
         entry.to = self.recipients(kind, known.as_ref().zip(event.as_ref()), |_| true);
-        let report = match (known, &envelope.event) {
-            (Some(known), CallEvent::Ended(_)) => self.report(known, envelope),
-            _ => None,
+        let mut entries = Vec::new();
+        entries.extend(self.missed(envelope));
+        let keep = match self.keeps {
+            Keeps::Nothing => false,
+            Keeps::Ends => entry.phase != Phase::Middle,
+            Keeps::All => true,
         };
-        ((!entry.to.is_empty()).then_some(entry), report)
+        if keep || !entry.to.is_empty() {
+            entries.push(entry);
+        }
+        if let (Some(known), CallEvent::Ended(_)) = (known, &envelope.event) {
+            entries.extend(self.report(&known, envelope));
+        }
+        entries
     }
 
-    fn report(&self, known: Known, envelope: &Envelope) -> Option<Entry> {
-        let report = known.clone().report(None);
-        let body = body::render_free(envelope.uuid, CALL_COMPLETED, &report, envelope.at);
-        let body = self.redaction.apply(CALL_COMPLETED, body);
+    fn report(&self, known: &Known, envelope: &Envelope) -> Option<Entry> {
+        let (call, uuid, at) = (envelope.call, envelope.uuid, envelope.at);
+        let body = body::render_free(uuid, CALL_COMPLETED, &known.clone().report(None), at);
+        self.completed(known, (EventId::new(), call, uuid, at), self.redaction.apply(CALL_COMPLETED, body))
+    }
+
+    /// A call's report.
+    fn completed(
+        &self,
+        known: &Known,
+        (id, call, uuid, at): (EventId, CallId, Uuid, SystemTime),
+        body: Bytes,
+    ) -> Option<Entry> {
         let event = serde_json::from_slice(&body).unwrap_or_default();
-        let to = self.recipients(CALL_COMPLETED, Some((&known, &event)), |_| true);
-        let (id, call, uuid, at) = (EventId::new(), envelope.call, envelope.uuid, envelope.at);
+        let to = self.recipients(CALL_COMPLETED, Some((known, &event)), |_| true);
         (!to.is_empty()).then(|| Entry { id, call, uuid, kind: CALL_COMPLETED.into(), at, phase: Phase::End, body, to })
+    }
+
+    /// Says how many events of a call were lost, where the next one comes.
+    fn missed(&self, envelope: &Envelope) -> Option<Entry> {
+        let count = self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&envelope.call)?;
+        let (id, call, uuid, at) = (EventId::new(), envelope.call, envelope.uuid, envelope.at);
+        let lost = Envelope { id, call, uuid, at, event: CallEvent::EventsLost(count) };
+        self.single((id, lost.event.kind(), Phase::Middle), (call, uuid, at), body::render(&lost), |_| true)
     }
 
     /// Who is to get an event, each with what is its own.
@@ -386,10 +404,10 @@ impl Shared {
         wanting.map(recipient).collect()
     }
 
-    /// An event outside of any order, as one of a call by itself.
-    fn free_entry(
+    /// An event of which nothing is known but what it says.
+    pub(super) fn single(
         &self,
-        (id, kind): (EventId, &'static str),
+        (id, kind, phase): (EventId, &'static str, Phase),
         (call, uuid, at): (CallId, Uuid, SystemTime),
         body: Bytes,
         who: impl Fn(&Receiver) -> bool,
@@ -397,39 +415,48 @@ impl Shared {
         let event = serde_json::from_slice::<Value>(&body).unwrap_or_default();
         let known = Known::nothing(call, uuid, &event["payload"], kind == body::CALL_INITIATED);
         let to = self.recipients(kind, Some((&known, &event)), who);
-        (!to.is_empty()).then(|| Entry { id, call, uuid, kind: kind.into(), at, phase: Phase::End, body, to })
+        (!to.is_empty()).then(|| Entry { id, call, uuid, kind: kind.into(), at, phase, body, to })
     }
 
+    /// Puts an event of no call, as one of a call by itself.
     async fn free(
         &self,
         kind: &'static str,
-        (call, uuid): (CallId, Uuid),
+        uuid: Uuid,
         payload: &Map<String, Value>,
         who: impl Fn(&Receiver) -> bool,
-    ) -> Result<(), Full> {
-        let at = SystemTime::now();
+    ) {
+        let (id, call, at) = (EventId::new(), CallId::new(), SystemTime::now());
         let body = self.redaction.apply(kind, body::render_free(uuid, kind, payload, at));
-        match self.free_entry((EventId::new(), kind), (call, uuid, at), body, who) {
-            Some(entry) => self.placed(self.give(entry).await),
-            None => Ok(()),
+        if let Some(entry) = self.single((id, kind, Phase::End), (call, uuid, at), body, who) {
+            let taken = self.give(vec![entry]).await;
+            let _ = self.placed(call, uuid, taken);
         }
     }
 
     /// Tells the others that an endpoint gets nothing any more.
     pub(super) async fn endpoint_disabled(&self, endpoint: &str, uuid: Uuid, reason: &str) {
         let payload = Map::from_iter([("endpoint".to_owned(), endpoint.into()), ("reason".to_owned(), reason.into())]);
-        let _ = self.free(ENDPOINT_DISABLED, (CallId::new(), uuid), &payload, |to| *to.name != *endpoint).await;
+        self.free(ENDPOINT_DISABLED, uuid, &payload, |to| *to.name != *endpoint).await;
     }
 
-    fn give(&self, entry: Entry) -> futures_core::future::BoxFuture<'static, Result<(), Full>> {
-        let placed = self.outbox.put(entry);
+    pub(super) fn give(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<(), Full>> {
+        let placed = self.outbox.put_all(entries);
         self.count();
         placed
     }
 
-    fn placed(&self, result: Result<(), Full>) -> Result<(), Full> {
+    /// Notes that an event of a call was lost, if it was.
+    pub(super) fn placed(&self, call: CallId, uuid: Uuid, result: Result<(), Full>) -> Result<(), Full> {
         if let Err(full) = result {
             self.lost(full);
+            let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+            *missing.entry(call).or_default() += 1;
+            if missing.len() > MOST_MISSING {
+                // the oldest: most likely over
+                missing.pop_first();
+                debug!(%call, %uuid, "too many calls lose events to remember them all");
+            }
         }
         result
     }

@@ -11,8 +11,8 @@ use super::*;
 use crate::{
     call::{EndReason, Role},
     webhook::{
-        EndpointConfig, Unusable,
-        endpoint::{Post, Reply},
+        EndpointConfig, Failed, Unusable,
+        endpoint::{Post, Reply, Request},
         schedule::Retry,
     },
 };
@@ -94,7 +94,7 @@ fn started(script: &Arc<Script>, config: &Config) -> (Webhooks, TaskTracker, Can
     let receivers = config.receivers().into_iter().map(|(name, ready)| {
         receiver(&name, ready.unwrap(), Arc::clone(script) as Arc<dyn Post>, Keyring::default(), None)
     });
-    let webhooks = Webhooks::run(&config, receivers.collect(), outbox, &tracker, cancel.clone());
+    let webhooks = Webhooks::run(&config, receivers.collect(), (outbox, false), &tracker, cancel.clone());
     (webhooks, tracker, cancel)
 }
 
@@ -224,7 +224,7 @@ async fn a_failing_call_initiated_is_one_attempt_that_no_event_waits_for() {
     let script = Script::new(&[("call_initiated", Answer::Hang(Duration::from_secs(3)))]);
     let (webhooks, ..) = started(&script, &Config { retry: Retry::Times(5), concurrency: 1, ..Config::default() });
     let payload = Map::new();
-    let (answer, ()) = tokio::join!(webhooks.initiate(Uuid::nil(), &payload), async {
+    let (answer, ()) = tokio::join!(webhooks.initiate(CallId::new(), Uuid::nil(), &payload), async {
         webhooks.put(envelope(CallId::new(), CallEvent::Started)).await.unwrap();
         webhooks.flush(far()).await;
     });
@@ -244,7 +244,7 @@ async fn without_a_usable_receiver_everything_is_taken_and_nothing_sent() {
         assert!(!webhooks.enabled());
         webhooks.put(envelope(CallId::new(), CallEvent::Started)).await.unwrap();
         assert_eq!(webhooks.flush(far()).await, 0);
-        assert_eq!(webhooks.initiate(Uuid::nil(), &Map::new()).await, Err(Failed::Disabled));
+        assert_eq!(webhooks.initiate(CallId::new(), Uuid::nil(), &Map::new()).await, Err(Failed::Disabled));
     }
     assert!(tracker.is_empty());
     let config = Config { url: Some("http://h/".to_owned()), secret: Some("a\r\nb".to_owned()), ..Config::default() };
@@ -315,5 +315,5 @@ async fn who_answers_410_gets_nothing_more_and_the_others_hear_of_it() {
     assert_eq!(told["payload"]["endpoint"], "default");
     let stats = webhooks.stats();
     assert_eq!((stats.failed.load(Relaxed), stats.delivered.load(Relaxed)), (11, 1));
-    assert_eq!(webhooks.initiate(Uuid::nil(), &Map::new()).await, Err(Failed::Gone));
+    assert_eq!(webhooks.initiate(CallId::new(), Uuid::nil(), &Map::new()).await, Err(Failed::Gone));
 }

@@ -83,6 +83,9 @@ pub enum Failed {
     /// The receiver has asked for no more (410).
     #[error("the endpoint is disabled: its receiver has answered 410 Gone")]
     Gone,
+    /// The receiver has not answered for a while and is not asked (again in this time).
+    #[error("the receiver has not answered for a while; it is asked again in {} s", .0.as_secs() + 1)]
+    Silent(Duration),
     /// There is no address, or none that may be connected to.
     #[error("there is no address to send it to: {0}")]
     Address(String),
@@ -111,13 +114,15 @@ pub(super) struct Request {
     pub body: Bytes,
     /// Whether the answer's body is wanted.
     pub answer: bool,
+    /// How long it may take, where that is not the receiver's own time-out.
+    pub timeout: Option<Duration>,
 }
 
 impl Request {
     pub(super) fn of(due: &Due) -> Self {
         let place = Some((due.call, due.seq));
         let (url, body) = (due.url.clone(), due.body.clone());
-        Self { id: due.id, place, attempt: due.attempt, url, body, answer: false }
+        Self { id: due.id, place, attempt: due.attempt, url, body, answer: false, timeout: None }
     }
 }
 
@@ -213,7 +218,9 @@ impl Endpoint {
     }
 
     /// One request. An answer has to begin by `deadline`; one that is wanted, to end by then.
-    async fn exchange(&self, request: Request, deadline: Instant) -> Reply {
+    async fn exchange(&self, request: Request) -> Reply {
+        let limit = request.timeout.unwrap_or(self.timeout);
+        let deadline = Instant::now() + limit;
         let url = match self.url(&request) {
             Ok(url) => url,
             Err(failed) => return failed.into(),
@@ -225,7 +232,7 @@ impl Endpoint {
                 other => other,
             }
         };
-        let late = || Failed::Timeout(self.timeout);
+        let late = || Failed::Timeout(limit);
         let response = match timeout_at(deadline, sent).await {
             Ok(Ok(response)) => response,
             Ok(Err(Unsent::Http(error))) => return Failed::Transport(causes(error)).into(),
@@ -280,7 +287,7 @@ enum Unsent {
 
 impl Post for Endpoint {
     fn post(&self, request: Request) -> BoxFuture<'_, Reply> {
-        Box::pin(self.exchange(request, Instant::now() + self.timeout))
+        Box::pin(self.exchange(request))
     }
 }
 

@@ -75,11 +75,13 @@ impl MemoryOutbox {
             Phase::Start | Phase::End => (self.capacity, self.max_bytes),
             Phase::Middle => (self.capacity - self.capacity / 10, self.max_bytes - self.max_bytes / 10),
         };
-        let bytes = entry.to.iter().map(|to| to.body.as_ref().unwrap_or(&entry.body).len()).sum::<usize>();
-        if inner.deliveries + entry.to.len() > capacity || inner.bytes + bytes > max_bytes {
+        let sent = entry.to.iter().filter(|to| !to.asked);
+        let bytes = sent.map(|to| to.body.as_ref().unwrap_or(&entry.body).len()).sum::<usize>();
+        let deliveries = entry.deliveries();
+        if deliveries > 0 && (inner.deliveries + deliveries > capacity || inner.bytes + bytes > max_bytes) {
             return Err(Full { events: inner.deliveries, bytes: inner.bytes });
         }
-        inner.deliveries += entry.to.len();
+        inner.deliveries += deliveries;
         inner.bytes += bytes;
         inner.forget(Instant::now());
         if entry.phase == Phase::End {
@@ -125,6 +127,9 @@ impl Lanes {
         let lane = self.by_call.entry(entry.call).or_default();
         lane.last_seq += 1;
         lane.over |= entry.phase == Phase::End;
+        if to.asked {
+            return;
+        }
         lane.events.push_back(Due {
             id: entry.id,
             endpoint: Arc::clone(&to.endpoint),
@@ -181,8 +186,16 @@ impl Lanes {
 }
 
 impl Outbox for MemoryOutbox {
-    fn put(&self, entry: Entry) -> BoxFuture<'static, Result<(), Full>> {
-        Box::pin(std::future::ready(self.insert(&entry)))
+    fn put_all(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<(), Full>> {
+        let mut taken = Ok(());
+        for entry in &entries {
+            taken = taken.and(self.insert(entry));
+        }
+        Box::pin(std::future::ready(taken))
+    }
+
+    fn forget(&self, call: CallId) {
+        self.lock().ended.push_back((Instant::now(), call));
     }
 
     fn next<'a>(&'a self, endpoint: &'a str) -> BoxFuture<'a, Due> {

@@ -2,9 +2,11 @@
 
 mod auth;
 mod body;
+mod breaker;
 pub mod catalogue;
 mod deliver;
 mod endpoint;
+mod initiate;
 mod memory;
 mod outbox;
 mod receiver;
@@ -77,11 +79,50 @@ pub struct Config {
     pub concurrency: usize,
     /// Further receivers, by name.
     pub endpoints: BTreeMap<String, EndpointConfig>,
+    /// The request that an announced call waits for.
+    pub initiate: Initiate,
     /// What of events is replaced before they are stored or sent: the event's type and a path in its payload.
     pub redact: Vec<String>,
     /// Hosts that a value of a call may choose (`routing.allow_hosts`).
     #[serde(skip)]
     pub allow_hosts: Vec<Pattern>,
+}
+
+/// What becomes of an announced call while nobody says which services it shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undecided {
+    /// The configured services serve it.
+    #[default]
+    Configured,
+    /// It is refused, and its dialplan goes on.
+    Refuse,
+}
+
+/// The request about an announced call (`call_initiated`), which that call waits for.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Initiate {
+    /// How long it may take, in ms; 0 = as long as every other attempt.
+    pub timeout_ms: u64,
+    /// What to do without an answer.
+    pub default: Undecided,
+    /// After so many requests in a row without any answer the receiver is not asked for a while; 0 = it always is.
+    pub failures: u32,
+    /// For how long, in s.
+    pub open_s: u64,
+}
+
+impl Default for Initiate {
+    fn default() -> Self {
+        Self { timeout_ms: 0, default: Undecided::default(), failures: 5, open_s: 30 }
+    }
+}
+
+impl Initiate {
+    fn timeout(&self) -> Option<Duration> {
+        (self.timeout_ms > 0).then(|| Duration::from_millis(self.timeout_ms))
+    }
 }
 
 impl Config {
@@ -111,6 +152,7 @@ impl fmt::Debug for Config {
             .field("capacity", &self.capacity)
             .field("concurrency", &self.concurrency)
             .field("endpoints", &self.endpoints)
+            .field("initiate", &self.initiate)
             .field("redact", &self.redact)
             .finish()
     }
@@ -129,6 +171,7 @@ impl Default for Config {
             capacity: 10_000,
             concurrency: 64,
             endpoints: BTreeMap::new(),
+            initiate: Initiate::default(),
             redact: Vec::new(),
             allow_hosts: Vec::new(),
         }

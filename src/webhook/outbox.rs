@@ -46,13 +46,15 @@ pub struct Recipient {
     pub url: Option<Arc<str>>,
     /// The body, where it is not that of everybody.
     pub body: Option<Bytes>,
+    /// Its only attempt is made by whoever puts the event: it has its place in the order and is never handed out.
+    pub asked: bool,
 }
 
 impl Recipient {
     /// The endpoint `name`, which takes the body that everybody gets.
     #[must_use]
     pub const fn plain(name: Arc<str>) -> Self {
-        Self { endpoint: name, url: None, body: None }
+        Self { endpoint: name, url: None, body: None, asked: false }
     }
 }
 
@@ -95,6 +97,11 @@ impl Entry {
             body: body::render(envelope),
             to,
         }
+    }
+
+    /// How many deliveries it is: attempts that are made by whoever puts it are none.
+    pub(super) fn deliveries(&self) -> usize {
+        self.to.iter().filter(|to| !to.asked).count()
     }
 
     /// What this holds of the memory for bodies.
@@ -168,7 +175,17 @@ pub trait Outbox: Send + Sync + 'static {
     /// Takes an event, as durably as this outbox can: once this resolves to `Ok`, the event will be handed out.
     ///
     /// It has its place in the order when this returns, whether or not the future is waited for.
-    fn put(&self, entry: Entry) -> BoxFuture<'static, Result<(), Full>>;
+    fn put(&self, entry: Entry) -> BoxFuture<'static, Result<(), Full>> {
+        self.put_all(vec![entry])
+    }
+
+    /// Takes events that belong together: either all of them survive a crash or none does. An error if one of them was not taken.
+    fn put_all(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<(), Full>>;
+
+    /// Nothing more comes of a call that never became one: its numbers can be forgotten.
+    fn forget(&self, call: CallId) {
+        let _ = call;
+    }
 
     /// Waits for an event whose turn at `endpoint` has come. It stays in the outbox, and its call waits, until [`Outbox::mark`].
     ///

@@ -9,7 +9,10 @@ use std::{
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::body::timestamp;
+use super::{
+    body::{CALL_INITIATED, timestamp},
+    catalogue::{CALL_ENDED, EVENTS_LOST, SERVICE_FAILED, TURN},
+};
 use crate::call::{CallEvent, CallId, EndReason, Envelope};
 
 /// Calls that are followed at once; beyond it the oldest are forgotten (their report then says little).
@@ -25,6 +28,8 @@ const MAX_DIGITS: usize = 1_024;
 #[derive(Debug, Clone, Default)]
 struct Record {
     started: Option<SystemTime>,
+    /// When the last thing happened that is known.
+    last: Option<SystemTime>,
     ended: Option<(SystemTime, EndReason)>,
     metadata: Map<String, Value>,
     transcript: Vec<Value>,
@@ -79,7 +84,10 @@ impl Calls {
         let left = MAX_ALL_WORDS.saturating_sub(inner.words);
         let record = inner.record(envelope.call);
         let before = record.words;
-        record.take(envelope, payload, left);
+        record.take(envelope.event.kind(), envelope.at, payload, left);
+        if let CallEvent::Ended(reason) = envelope.event {
+            record.ended = Some((envelope.at, reason));
+        }
         let more = record.words - before;
         let known = Known { call: envelope.call, uuid: envelope.uuid, record: record.clone() };
         inner.words += more;
@@ -89,6 +97,17 @@ impl Calls {
             inner.words -= record.words;
         }
         known
+    }
+
+    /// Takes an event that was stored before a restart.
+    pub(super) fn recall(&self, call: CallId, kind: &str, at: SystemTime, payload: &Value) {
+        let mut inner = self.lock();
+        let left = MAX_ALL_WORDS.saturating_sub(inner.words);
+        let record = inner.record(call);
+        let before = record.words;
+        record.take(kind, at, payload, left);
+        let more = record.words - before;
+        inner.words += more;
     }
 
     /// Forgets a call that never became one, and says what is known about it.
@@ -101,42 +120,42 @@ impl Calls {
 }
 
 impl Record {
-    fn take(&mut self, envelope: &Envelope, payload: &Value, left: usize) {
+    fn take(&mut self, kind: &str, at: SystemTime, payload: &Value, left: usize) {
         let text = |name: &str| payload.get(name).and_then(Value::as_str).unwrap_or_default();
-        match &envelope.event {
-            CallEvent::Started => self.started = Some(envelope.at),
-            CallEvent::Interruption => self.interruptions += 1,
-            CallEvent::Transcription { .. } => {
+        if kind != CALL_ENDED {
+            self.last = Some(at);
+        }
+        match kind {
+            CALL_INITIATED => self.metadata = payload.as_object().cloned().unwrap_or_default(),
+            "call_started" => self.started = Some(at),
+            "interruption" => self.interruptions += 1,
+            "transcription" => {
                 let words = text("text").len();
                 if words <= left && self.words + words <= MAX_WORDS {
                     self.words += words;
-                    let said = json!({"role": text("role"), "text": text("text"), "at": timestamp(envelope.at)});
+                    let said = json!({"role": text("role"), "text": text("text"), "at": timestamp(at)});
                     self.transcript.push(said);
                 } else {
                     self.truncated = true;
                 }
             }
-            CallEvent::Dtmf(_) => {
-                if self.digits.len() < MAX_DIGITS {
-                    self.digits.push_str(text("digit"));
-                }
-            }
-            CallEvent::ServiceFailed(_) => {
-                if self.failures.len() < 16 {
-                    self.failures.push(payload.clone());
-                }
-            }
-            CallEvent::Turn(latency) => {
+            "dtmf_digit" if self.digits.len() < MAX_DIGITS => self.digits.push_str(text("digit")),
+            SERVICE_FAILED if self.failures.len() < 16 => self.failures.push(payload.clone()),
+            TURN => {
                 self.answers += 1;
-                let ms = u64::try_from(latency.total().as_millis()).unwrap_or(u64::MAX);
+                let ms = payload.get("total_ms").and_then(Value::as_u64).unwrap_or_default();
                 self.longest_answer_ms = self.longest_answer_ms.max(ms);
             }
-            CallEvent::Ended(reason) => self.ended = Some((envelope.at, *reason)),
+            // what was lost may have been words
+            EVENTS_LOST => self.truncated = true,
+            _ => {}
         }
     }
 
+    /// In s. Of a call whose gateway was killed: until the last thing that is known of it.
     fn duration(&self) -> Option<f64> {
-        let (ended, _) = self.ended?;
+        let (ended, reason) = self.ended?;
+        let ended = if reason == EndReason::GatewayRestarted { self.last? } else { ended };
         let duration = ended.duration_since(self.started?).unwrap_or_default();
         // whole ms: what a receiver computes from the two times
         #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]

@@ -16,7 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::Rng as _;
 use ring::hmac;
 
-use super::{Entry, Outcome, Report};
+use super::{Outcome, Report};
+use crate::call::EventId;
 
 /// Header: identity of the event, the same at every attempt. Receivers use it to recognise what they have had before.
 pub const ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -207,10 +208,16 @@ pub trait EndpointStore: Send + Sync + 'static {
     /// Disables the endpoint until somebody enables it.
     fn disable<'a>(&'a self, endpoint: &'a str, reason: &'a str) -> BoxFuture<'a, Result<(), String>>;
 
-    /// Records an event whose only attempt, at the endpoint that decides about a call, has been made: a dead letter unless it was
+    /// Records the only attempt at an event that the endpoint that decides about a call was asked with: a dead letter unless it was
     /// delivered.
-    fn asked(&self, entry: Entry, outcome: Outcome, report: Report) -> BoxFuture<'_, Result<(), String>> {
-        let _ = (entry, outcome, report);
+    fn answered<'a>(
+        &'a self,
+        event: EventId,
+        endpoint: &'a str,
+        outcome: Outcome,
+        report: Report,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        let _ = (event, endpoint, outcome, report);
         Box::pin(std::future::ready(Ok(())))
     }
 }

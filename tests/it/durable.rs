@@ -18,7 +18,7 @@ use crate::support::{
     stores::{event, open, said, sqlite},
 };
 
-fn config(data: &tempfile::TempDir, url: &str) -> Config {
+pub fn config(data: &tempfile::TempDir, url: &str) -> Config {
     let mut config = Config::default();
     config.audiosocket.listen = (Ipv4Addr::LOCALHOST, 0).into();
     config.http.listen = (Ipv4Addr::LOCALHOST, 0).into();
@@ -29,23 +29,26 @@ fn config(data: &tempfile::TempDir, url: &str) -> Config {
     config
 }
 
-struct Running {
-    audiosocket: SocketAddr,
-    http: SocketAddr,
+pub struct Running {
+    pub audiosocket: SocketAddr,
+    pub http: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<Summary>,
 }
 
 impl Running {
-    async fn start(config: Config) -> Self {
-        let app = App::bind(config).await.unwrap();
+    pub async fn start(config: Config) -> Self {
+        Self::of(App::bind(config).await.unwrap())
+    }
+
+    pub fn of(app: App) -> Self {
         let (audiosocket, http) = (app.audiosocket_addr(), app.http_addr().unwrap());
         let stop = CancellationToken::new();
         let task = tokio::spawn(app.run(stop.clone()));
         Self { audiosocket, http, stop, task }
     }
 
-    async fn stop(self) -> Summary {
+    pub async fn stop(self) -> Summary {
         self.stop.cancel();
         timeout(PATIENCE, self.task).await.expect("it does not stop").unwrap()
     }

@@ -1,6 +1,7 @@
 //! Integration tests, in one binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod announced;
 mod api;
 mod audiosocket;
 mod builtin;

@@ -104,8 +104,8 @@ async fn every_event_is_as_its_schema_says() {
     let config = Config { endpoints, ..Config::default() };
     let webhooks = Webhooks::start(&config, client(), &TaskTracker::new(), CancellationToken::new());
     let metadata = json!({"from": "2000", "deep": [{"x": null}]}).as_object().unwrap().clone();
-    webhooks.initiate(Uuid::now_v7(), &metadata).await.unwrap_err();
-    webhooks.refused(CallId::new(), Uuid::now_v7(), "call.refused.full").await;
+    webhooks.initiate(CallId::new(), Uuid::now_v7(), &metadata).await.unwrap_err();
+    webhooks.refused(CallId::new(), Uuid::now_v7(), "call.refused.full", None).await;
     webhooks.service_refused(Uuid::now_v7(), "api.call.refused", "x").await;
     let (call, uuid) = (CallId::new(), Uuid::now_v7());
     webhooks.describe(call, &metadata);
@@ -120,6 +120,7 @@ async fn every_event_is_as_its_schema_says() {
         CallEvent::Dtmf(None),
         turn(None),
         turn(Some(Duration::from_millis(5))),
+        CallEvent::EventsLost(3),
         CallEvent::ServiceFailed(Fault { code: "a.b", message: "c".to_owned() }),
         CallEvent::Ended(EndReason::CallerHangup),
     ] {
@@ -127,7 +128,7 @@ async fn every_event_is_as_its_schema_says() {
         webhooks.put(envelope).await.unwrap();
     }
     assert_eq!(webhooks.flush(Instant::now() + PATIENCE).await, 0);
-    let (schema, seen) = (schema(), receiver.wait_for(15).await);
+    let (schema, seen) = (schema(), receiver.wait_for(16).await);
     for seen in &seen {
         assert_eq!(fault(&seen.json(), &schema, "event"), None);
     }

@@ -6,7 +6,7 @@ use hark::{
     call::{CallEvent, CallId},
     webhook::{
         Entry, Outbox, Outcome, Recipient,
-        store::{Config, Filter, Orphan, State, Store, StoreError},
+        store::{Config, Filter, Orphan, State, Store, StoreError, last_word},
     },
 };
 use tempfile::TempDir;
@@ -58,7 +58,9 @@ promises!(
     announcements_expire_and_are_replaced,
     secrets_rotate_with_an_overlap,
     old_deliveries_are_purged_and_numbers_go_on,
-    the_synchronous_attempt_is_a_dead_letter_until_it_is_settled,
+    a_question_has_the_first_number_and_holds_nothing_back,
+    events_that_belong_together_are_committed_together,
+    what_was_stored_of_a_live_call_can_be_read_again,
     the_same_event_twice_is_one,
     many_events_at_once_keep_their_order,
 );
@@ -152,7 +154,8 @@ async fn a_retry_waits_for_its_time_and_holds_back_its_call_only(config: Config)
 async fn each_endpoint_counts_for_itself_and_has_its_own_body(config: Config) {
     let store = open(&config).await;
     let call = CallId::new();
-    let templated = Recipient { endpoint: "other".into(), url: Some("http://h/x".into()), body: Some("{}".into()) };
+    let templated =
+        Recipient { endpoint: "other".into(), url: Some("http://h/x".into()), body: Some("{}".into()), asked: false };
     let both = vec![Recipient::plain(HERE.into()), templated];
     let only = Entry { to: vec![Recipient::plain("other".into())], ..event(call, CallEvent::Started) };
     let shared = Entry { to: both, ..said(call, "text") };
@@ -269,26 +272,72 @@ async fn calls_that_were_live_are_handed_out_until_their_end_is_put(config: Conf
     let orphan = Orphan { call: live, uuid: live.into() };
     for _ in 0..2 {
         let store = open(&config).await;
-        assert_eq!(timeout(PATIENCE, store.orphan()).await.unwrap(), Some(orphan), "not closed: handed out again");
+        assert_eq!(
+            timeout(PATIENCE, store.orphans()).await.unwrap(),
+            Some(vec![orphan]),
+            "not closed: handed out again"
+        );
     }
     let store = open(&config).await;
-    assert_eq!(timeout(PATIENCE, store.orphan()).await.unwrap(), Some(orphan));
+    assert_eq!(timeout(PATIENCE, store.orphans()).await.unwrap(), Some(vec![orphan]));
     store.put(ended(live)).await.unwrap();
     assert!(store.close(soon()).await);
     drop(store);
     let store = open(&config).await;
-    assert!(timeout(Duration::from_millis(50), store.orphan()).await.is_err());
+    assert!(timeout(Duration::from_millis(50), store.orphans()).await.is_err());
 }
 
 async fn announcements_expire_and_are_replaced(config: Config) {
     let store = open(&config).await;
     let (uuid, hour) = (Uuid::now_v7(), Duration::from_secs(3600));
-    assert_eq!(store.announced(uuid).await.unwrap(), None);
-    store.announce(uuid, "{}".to_owned(), hour).await.unwrap();
-    store.announce(uuid, r#"{"a":1}"#.to_owned(), hour).await.unwrap();
-    assert_eq!(store.announced(uuid).await.unwrap().as_deref(), Some(r#"{"a":1}"#));
-    store.announce(uuid, "{}".to_owned(), Duration::ZERO).await.unwrap();
-    assert_eq!(store.announced(uuid).await.unwrap(), None);
+    let [first, second, third] = [(); 3].map(|()| CallId::new());
+    assert_eq!(store.take_announced(uuid).await.unwrap(), None);
+    store.announce(uuid, first, "{}".to_owned(), hour).await.unwrap();
+    store.announce(uuid, first, r#"{"a":1}"#.to_owned(), hour).await.unwrap();
+    assert_eq!(store.take_announced(uuid).await.unwrap(), Some((r#"{"a":1}"#.to_owned(), true)));
+    assert_eq!(store.take_announced(uuid).await.unwrap().map(|(_, first)| first), Some(false), "another call");
+    store.announce(uuid, first, "{}".to_owned(), hour).await.unwrap();
+    assert_eq!(store.take_announced(uuid).await.unwrap().map(|(_, first)| first), Some(false), "still another call");
+    store.put(event(first, CallEvent::Started)).await.unwrap();
+
+    // announced anew, and anew: the second one never came
+    store.announce(uuid, second, r#"{"b":2}"#.to_owned(), hour).await.unwrap();
+    assert_eq!(store.unconnected().await.unwrap(), []);
+    store.announce(uuid, third, "{}".to_owned(), Duration::ZERO).await.unwrap();
+    assert_eq!(store.take_announced(uuid).await.unwrap(), None);
+    let found = loop {
+        let found = store.unconnected().await.unwrap();
+        if found.len() == 2 {
+            break found;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let shown: Vec<_> = found.iter().map(|one| (one.call, one.uuid, &*one.body, one.replaced)).collect();
+    assert_eq!(shown, [(second, uuid, r#"{"b":2}"#, true), (third, uuid, "{}", false)]);
+    assert_eq!(last_word(third, found[1].at), last_word(third, found[1].at));
+    assert_ne!(last_word(third, found[1].at), last_word(second, found[1].at));
+    store.give_up(second).await.unwrap();
+    store.put(ended(third)).await.unwrap();
+    assert_eq!(store.unconnected().await.unwrap(), []);
+}
+
+async fn what_was_stored_of_a_live_call_can_be_read_again(config: Config) {
+    let store = open(&config).await;
+    let [call, other] = [CallId::new(), CallId::new()];
+    let nobody = |entry: Entry| Entry { to: Vec::new(), ..entry };
+    let mut kept = vec![nobody(event(call, CallEvent::Started))];
+    kept.extend((0..600).map(|n| nobody(said(call, n))));
+    for entry in kept.iter().cloned() {
+        store.put(entry).await.unwrap();
+        store.put(said(other, "x")).await.unwrap();
+    }
+    store.put(event(other, CallEvent::Started)).await.unwrap();
+    let mut past = Vec::new();
+    store.past(&[call], |event| past.push(event)).await.unwrap();
+    let bodies: Vec<_> = past.iter().map(|past| &*past.body).collect();
+    assert_eq!(bodies, kept.iter().map(|entry| &*entry.body).collect::<Vec<_>>());
+    assert_eq!((&*past[0].kind, &*past[600].kind, past[0].call), ("call_started", "transcription", call));
+    store.past(&[], |_| panic!("of no call")).await.unwrap();
 }
 
 async fn secrets_rotate_with_an_overlap(config: Config) {
@@ -337,19 +386,48 @@ async fn old_deliveries_are_purged_and_numbers_go_on(config: Config) {
     assert_eq!(next(&store).await.seq, 4);
 }
 
-async fn the_synchronous_attempt_is_a_dead_letter_until_it_is_settled(config: Config) {
+async fn a_question_has_the_first_number_and_holds_nothing_back(config: Config) {
     let store = open(&config).await;
     let call = CallId::new();
-    let asked = said(call, "call_initiated");
-    assert_eq!(store.put_settled(asked.clone()).await.unwrap(), 1);
-    let state = async || store.show(asked.id).await.unwrap()[0].delivery.state;
-    assert_eq!(state().await, State::Dead);
+    let both = vec![Recipient { asked: true, ..Recipient::plain(HERE.into()) }, Recipient::plain("other".into())];
+    let question = Entry { to: both, ..said(call, "call_initiated") };
+    let started = event(call, CallEvent::Started);
+    // in one batch: what is pending at one endpoint is not at the other
+    store.put_all(vec![question.clone(), started.clone()]).await.unwrap();
+    assert_eq!(store.left(), 2);
+    let state = async || {
+        let shown = store.show(question.id).await.unwrap();
+        shown.into_iter().find(|shown| shown.delivery.endpoint == HERE).unwrap()
+    };
+    assert_eq!((state().await.delivery.state, state().await.delivery.seq), (State::Asking, 1));
+    let due = next(&store).await;
+    assert_eq!((due.id, due.seq), (started.id, 2), "it is never handed out");
+    let other = timeout(PATIENCE, store.next("other")).await.unwrap();
+    assert_eq!((other.id, other.seq), (question.id, 1));
+    store.settle(question.id, HERE, Outcome::Delivered, delivered()).await.unwrap();
+    assert_eq!((state().await.delivery.state, state().await.attempts.len()), (State::Done, 1));
+    done(&store, &due);
     nothing_due(&store).await;
-    store.put(event(call, CallEvent::Started)).await.unwrap();
-    assert_eq!(next(&store).await.seq, 2, "it holds nothing back");
-    store.settle(asked.id, HERE, Outcome::Delivered, delivered()).await.unwrap();
-    assert_eq!(state().await, State::Done);
-    assert_eq!(store.show(asked.id).await.unwrap()[0].attempts.len(), 1);
+    // a dead one can be sent by a person
+    let question =
+        Entry { to: vec![Recipient { asked: true, ..Recipient::plain(HERE.into()) }], ..said(call, "again") };
+    store.put(question.clone()).await.unwrap();
+    store.settle(question.id, HERE, Outcome::GivenUp, failed(500)).await.unwrap();
+    nothing_due(&store).await;
+    assert_eq!(store.retry(question.id, None).await.unwrap(), 1);
+    assert_eq!(next(&store).await.id, question.id);
+}
+
+async fn events_that_belong_together_are_committed_together(config: Config) {
+    let store = open(&config).await;
+    let calls: Vec<CallId> = (0..700).map(|_| CallId::new()).collect();
+    let puts: Vec<_> =
+        calls.iter().map(|&call| store.put_all(vec![said(call, "a"), said(call, "b"), ended(call)])).collect();
+    for put in puts {
+        put.await.unwrap();
+    }
+    assert_eq!(store.left(), 2_100);
+    assert_eq!(store.count().await.unwrap().pending[HERE], 2_100);
 }
 
 async fn the_same_event_twice_is_one(config: Config) {
@@ -453,8 +531,9 @@ async fn a_server_of_the_first_version_is_brought_up_to_date() {
     let postgres = Postgres::start().await;
     let config = Config { url: Some(postgres.url()), ..Config::default() };
     assert!(open(&config).await.close(soon()).await);
-    // the second version's step, backwards
-    let back = "ALTER TABLE deliveries DROP COLUMN tries_before; DELETE FROM _sqlx_migrations WHERE version > 1";
+    // the later versions' steps, backwards
+    let back = "ALTER TABLE deliveries DROP COLUMN tries_before; ALTER TABLE announcements DROP COLUMN call, DROP COLUMN taken, \
+                DROP COLUMN awaited, DROP COLUMN replaced; DROP INDEX deliveries_asking; DELETE FROM _sqlx_migrations WHERE version > 1";
     postgres.psql(back).unwrap();
     assert_eq!(Store::visit(&config).await.unwrap_err().code(), "store.version");
     let store = open(&config).await;

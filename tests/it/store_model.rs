@@ -132,7 +132,7 @@ impl Model {
 
 /// What was handed to the store so far is committed.
 async fn sync(store: &Store) {
-    store.announce(Uuid::nil(), String::new(), Duration::ZERO).await.unwrap();
+    store.announce(Uuid::nil(), Uuid::nil().into(), String::new(), Duration::ZERO).await.unwrap();
 }
 
 async fn run(dir: &Path, steps: Vec<Step>) {

@@ -141,7 +141,7 @@ async fn without_a_secret_no_secret_header_is_sent() {
 async fn avr_webhook_as_shipped_500_on_call_initiated_is_a_failure_and_429_is_ignored() {
     let receiver = Receiver::as_shipped(SECRET, 5).await;
     let webhooks = start(&Config { secret: Some(SECRET.to_owned()), ..config(&receiver.url) });
-    let answer = webhooks.initiate(UUID, &Map::new()).await;
+    let answer = webhooks.initiate(CallId::new(), UUID, &Map::new()).await;
     assert_eq!(answer, Err(Failed::Status(StatusCode::INTERNAL_SERVER_ERROR, None)));
     for event in whole_call(CallId::new()) {
         webhooks.put(event).await.unwrap();
@@ -244,7 +244,7 @@ async fn neither_password_nor_secret_nor_words_nor_digits_reach_the_log() {
         for event in whole_call(CallId::new()) {
             webhooks.put(event).await.unwrap();
         }
-        let _ = webhooks.initiate(UUID, &Map::new()).await;
+        let _ = webhooks.initiate(CallId::new(), UUID, &Map::new()).await;
         flush(&webhooks).await;
     }
     assert_eq!(answering.seen()[0].header("authorization"), Some("Basic YWRtaW46cGFzc3cwcmQ="));
@@ -266,7 +266,7 @@ async fn answers_are_read_up_to_a_bound() {
     webhooks.put(event(CallId::new(), CallEvent::Started)).await.unwrap();
     flush(&webhooks).await;
     assert_eq!(counts(&webhooks), [1, 0, 0]);
-    let answer = webhooks.initiate(UUID, &Map::new()).await;
+    let answer = webhooks.initiate(CallId::new(), UUID, &Map::new()).await;
     assert!(matches!(&answer, Err(Failed::Answer(why)) if why.contains("65536")), "{answer:?}");
 }
 
@@ -274,7 +274,7 @@ async fn answers_are_read_up_to_a_bound() {
 async fn an_answer_that_is_no_json_is_a_failure_of_call_initiated_alone() {
     let receiver = Receiver::start(|_| Reply::new(200, "OK")).await;
     let webhooks = start(&config(&receiver.url));
-    assert!(matches!(webhooks.initiate(UUID, &Map::new()).await, Err(Failed::Answer(_))));
+    assert!(matches!(webhooks.initiate(CallId::new(), UUID, &Map::new()).await, Err(Failed::Answer(_))));
     webhooks.put(event(CallId::new(), CallEvent::Started)).await.unwrap();
     flush(&webhooks).await;
     assert_eq!(counts(&webhooks), [1, 0, 0]);

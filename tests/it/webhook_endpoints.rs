@@ -122,13 +122,13 @@ async fn call_initiated_is_one_event_for_everybody_and_the_contracts_receiver_de
     let (other, refusing) = (Receiver::kind().await, Receiver::start(|_| Reply::new(500, "")).await);
     let to_other = config([("other", endpoint(&other.url, &["call_initiated"]))]);
     let webhooks = start(&Config { url: Some(deciding.url.clone()), ..to_other.clone() });
-    assert_eq!(webhooks.initiate(UUID, &metadata()).await.unwrap()["sts_url"], "ws://h");
+    assert_eq!(webhooks.initiate(CallId::new(), UUID, &metadata()).await.unwrap()["sts_url"], "ws://h");
     let (asked, told) = (deciding.wait_for(1).await.remove(0), other.wait_for(1).await.remove(0));
     assert_eq!((&asked.body, asked.header("webhook-id")), (&told.body, told.header("webhook-id")));
     assert_eq!(told.json()["payload"], Value::from(metadata()));
 
     let webhooks = start(&Config { url: Some(refusing.url.clone()), ..to_other });
-    webhooks.initiate(UUID, &metadata()).await.unwrap_err();
+    webhooks.initiate(CallId::new(), UUID, &metadata()).await.unwrap_err();
     other.wait_for(2).await;
     assert_eq!(refusing.seen().len(), 1, "it is asked once");
 }
@@ -261,7 +261,7 @@ async fn what_is_redacted_is_so_in_every_event_report_and_template() {
     let webhooks = start(&Config { redact, ..endpoints });
     let call = CallId::new();
     webhooks.describe(call, &metadata());
-    webhooks.initiate(UUID, &metadata()).await.unwrap_err();
+    webhooks.initiate(CallId::new(), UUID, &metadata()).await.unwrap_err();
     deliver(&webhooks, &whole_call(call)).await;
     let seen = receiver.wait_for(12).await;
     assert!(seen.iter().all(|seen| !seen.body.contains("Gott") && !seen.body.contains("Ada")), "{seen:?}");
@@ -316,7 +316,7 @@ async fn a_secret_that_nobody_configured_is_made_kept_and_never_done_without() {
     assert!(receiver.seen().is_empty(), "sent without a signature");
     table.0.lock().await.2 = false;
     deliver(&webhooks, &whole_call(CallId::new())[3..]).await;
-    webhooks.initiate(UUID, &Map::new()).await.unwrap();
+    webhooks.initiate(CallId::new(), UUID, &Map::new()).await.unwrap();
     let again = with_table(&config, &table);
     deliver(&again, &whole_call(CallId::new())[3..]).await;
     let kept = table.0.lock().await.0.clone().unwrap();
@@ -352,7 +352,7 @@ async fn a_real_store_keeps_secrets_numbers_dead_letters_and_what_was_asked() {
     for round in 1..=2 {
         let store = stores::open(&stores::sqlite(dir.path())).await;
         let webhooks = with_sqlite(&config, &store);
-        webhooks.initiate(UUID, &metadata()).await.unwrap_err();
+        webhooks.initiate(CallId::new(), UUID, &metadata()).await.unwrap_err();
         let call = CallId::new();
         webhooks.describe(call, &metadata());
         deliver(&webhooks, &whole_call(call)).await;

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     call::{CallId, EventId},
-    webhook::{Entry, Outcome, Report},
+    webhook::{Outcome, Report},
 };
 
 /// Deliveries sent again in one transaction.
@@ -36,6 +36,8 @@ pub enum State {
     Done,
     /// It was given up.
     Dead,
+    /// Its only attempt is under way: a call waits for the answer.
+    Asking,
 }
 
 impl State {
@@ -46,6 +48,7 @@ impl State {
             Self::Pending => "pending",
             Self::Done => "done",
             Self::Dead => "dead",
+            Self::Asking => "asking",
         }
     }
 }
@@ -64,7 +67,8 @@ impl FromStr for State {
             "pending" => Ok(Self::Pending),
             "done" => Ok(Self::Done),
             "dead" => Ok(Self::Dead),
-            _ => Err("is no state; write pending, done or dead".to_owned()),
+            "asking" => Ok(Self::Asking),
+            _ => Err("is no state; write pending, asking, done or dead".to_owned()),
         }
     }
 }
@@ -292,32 +296,7 @@ impl Store {
         sent
     }
 
-    /// Takes an event whose only attempt the caller is about to make. Its number; until [`Store::settle`] it is a dead letter.
-    ///
-    /// # Errors
-    /// The database does not work.
-    pub async fn put_settled(&self, entry: Entry) -> Result<u64> {
-        let now = self.core.clock.now();
-        let seq = self.write(move |connection| {
-            Box::pin(async move {
-                // other endpoints may have it already
-                let event = "INSERT INTO events (id, call, uuid, kind, at, body) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
-                sqlx::query(event)
-                    .bind(bytes(entry.id))
-                    .bind(bytes(entry.call))
-                    .bind(bytes(entry.uuid))
-                    .bind(entry.kind.to_string())
-                    .bind(millis(entry.at))
-                    .bind(entry.body.to_vec())
-                    .execute(&mut *connection)
-                    .await?;
-                batch::place(connection, &[&entry], now, Some("dead")).await
-            })
-        });
-        seq.await.map(|seq| u64::try_from(seq).unwrap_or_default())
-    }
-
-    /// Records what became of the attempt at an event that was taken by [`Store::put_settled`].
+    /// Records what became of the attempt at an event that was put with [`crate::webhook::Recipient::asked`].
     ///
     /// # Errors
     /// The database does not work.
@@ -328,7 +307,7 @@ impl Store {
         self.write(move |connection| {
             Box::pin(async move {
                 let sql = "UPDATE deliveries SET state = $1, tried_at = $2, status = $3, latency_ms = $4, error = $5 \
-                           WHERE event = $6 AND endpoint = $7 AND state = 'dead'";
+                           WHERE event = $6 AND endpoint = $7 AND state IN ('asking', 'dead')";
                 sqlx::query(sql)
                     .bind(state)
                     .bind(now)

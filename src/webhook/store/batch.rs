@@ -66,7 +66,7 @@ async fn run(connection: &mut AnyConnection, statements: Vec<Statement>) -> Resu
 pub(super) async fn put(connection: &mut AnyConnection, puts: &[Put], owner: Uuid, now: i64) -> Result<()> {
     let new = events(connection, puts).await?;
     let fresh: Vec<&Entry> = puts.iter().map(|put| &put.entry).filter(|entry| new.contains(&entry.id)).collect();
-    place(connection, &fresh, now, None).await?;
+    place(connection, &fresh, now).await?;
     calls(connection, &fresh, owner, now).await
 }
 
@@ -97,46 +97,45 @@ struct Placed<'a> {
     seq: i64,
 }
 
-/// Gives each event its number at each of its endpoints. With `settled`, their state is that and nothing becomes due.
-/// Returns the number of the last one.
-pub(super) async fn place(
-    connection: &mut AnyConnection,
-    entries: &[&Entry],
-    now: i64,
-    settled: Option<&'static str>,
-) -> Result<i64> {
+/// The events of one lane, each with the index of its recipient.
+type Members<'a> = Vec<(&'a Entry, usize)>;
+
+fn is_asked((entry, to): &(&Entry, usize)) -> bool {
+    entry.to[*to].asked
+}
+
+/// Gives each event its number at each of its endpoints.
+async fn place(connection: &mut AnyConnection, entries: &[&Entry], now: i64) -> Result<()> {
     // sorted, so that two gateways lock lanes in the same order
-    let mut lanes: BTreeMap<LaneKey, Vec<(&Entry, usize)>> = BTreeMap::new();
+    let mut lanes: BTreeMap<LaneKey, Members<'_>> = BTreeMap::new();
     for &entry in entries {
         for (index, to) in entry.to.iter().enumerate() {
             lanes.entry((Arc::clone(&to.endpoint), entry.call)).or_default().push((entry, index));
         }
     }
     let lanes: Vec<_> = lanes.into_iter().collect();
-    let last = extend(connection, &lanes, now, settled.is_some()).await?;
+    let last = extend(connection, &lanes, now).await?;
     let mut placed = Vec::new();
     for (key, members) in &lanes {
         let Some(next) = last.get(key) else { continue };
         let first = next - i64::try_from(members.len()).unwrap_or_default();
         placed.extend((first..).zip(members).map(|(seq, &(entry, to))| Placed { entry, to, seq }));
     }
-    deliveries(connection, &placed, settled.unwrap_or("pending")).await?;
-    Ok(placed.last().map_or(0, |placed| placed.seq))
+    deliveries(connection, &placed).await
 }
 
 /// Lengthens the lanes by their new members; the number that each will give next.
 async fn extend(
     connection: &mut AnyConnection,
-    lanes: &[(LaneKey, Vec<(&Entry, usize)>)],
+    lanes: &[(LaneKey, Members<'_>)],
     now: i64,
-    settled: bool,
 ) -> Result<BTreeMap<LaneKey, i64>> {
     let sql = |rows: &str| {
         format!(
             "INSERT INTO lanes (endpoint, call, next_seq, head_seq, head_at, pending, due_at, used_at) VALUES {rows} \
              ON CONFLICT (endpoint, call) DO UPDATE SET \
              next_seq = lanes.next_seq + excluded.next_seq - 1, \
-             head_seq = CASE WHEN lanes.due_at IS NULL THEN lanes.next_seq ELSE lanes.head_seq END, \
+             head_seq = CASE WHEN lanes.due_at IS NULL THEN lanes.next_seq + excluded.head_seq - 1 ELSE lanes.head_seq END, \
              head_at = CASE WHEN lanes.due_at IS NULL THEN excluded.head_at ELSE lanes.head_at END, \
              pending = lanes.pending + excluded.pending, \
              due_at = COALESCE(lanes.due_at, excluded.due_at), \
@@ -144,16 +143,18 @@ async fn extend(
              RETURNING endpoint, call, next_seq"
         )
     };
-    let bind = |query: Statement, ((endpoint, call), members): &(LaneKey, Vec<(&Entry, usize)>)| {
+    let bind = |query: Statement, ((endpoint, call), members): &(LaneKey, Members<'_>)| {
         let count = i64::try_from(members.len()).unwrap_or_default();
+        let pending = i64::try_from(members.iter().filter(|member| !is_asked(member)).count()).unwrap_or_default();
+        let first = members.iter().position(|member| !is_asked(member)).unwrap_or_default();
         query
             .bind(endpoint.to_string())
             .bind(bytes(*call))
             .bind(1 + count)
-            .bind(1_i64)
-            .bind(members.first().map_or(0, |(entry, _)| millis(entry.at)))
-            .bind(if settled { 0 } else { count })
-            .bind((!settled).then_some(now))
+            .bind(1 + i64::try_from(first).unwrap_or_default())
+            .bind(members.get(first).map_or(0, |(entry, _)| millis(entry.at)))
+            .bind(pending)
+            .bind((pending > 0).then_some(now))
             .bind(now)
     };
     let found = run(connection, in_chunks(lanes, (8, 1), sql, bind, |query| query)).await?;
@@ -164,7 +165,7 @@ async fn extend(
     found.iter().map(key).collect()
 }
 
-async fn deliveries(connection: &mut AnyConnection, placed: &[Placed<'_>], state: &'static str) -> Result<()> {
+async fn deliveries(connection: &mut AnyConnection, placed: &[Placed<'_>]) -> Result<()> {
     let sql = |rows: &str| {
         format!("INSERT INTO deliveries (endpoint, call, seq, event, at, state, attempt, url, body) VALUES {rows}")
     };
@@ -177,7 +178,7 @@ async fn deliveries(connection: &mut AnyConnection, placed: &[Placed<'_>], state
             .bind(*seq)
             .bind(bytes(entry.id))
             .bind(millis(entry.at))
-            .bind(state)
+            .bind(if to.asked { "asking" } else { "pending" })
             .bind(1_i64)
             .bind(to.url.as_deref().map(str::to_owned))
             .bind(to.body.as_ref().map(|body| body.to_vec()))
@@ -197,10 +198,14 @@ async fn calls(connection: &mut AnyConnection, entries: &[&Entry], owner: Uuid, 
         query.bind(bytes(entry.call)).bind(bytes(entry.uuid)).bind(bytes(owner)).bind(now)
     };
     run(connection, in_chunks(&begun, (4, 1), sql, bind, |query| query)).await?;
+    let bind = |query: Statement, call: &CallId| query.bind(bytes(*call));
     let sql = |rows: &str| format!("DELETE FROM live_calls WHERE call IN (VALUES {rows})");
-    run(connection, in_chunks(&ended, (1, 1), sql, |query, call| query.bind(bytes(*call)), |query| query))
-        .await
-        .map(drop)
+    run(connection, in_chunks(&ended, (1, 1), sql, bind, |query| query)).await?;
+    // an announced call that has become one, or that was refused, is awaited no longer
+    let come: Vec<CallId> =
+        entries.iter().filter(|entry| entry.phase != Phase::Middle).map(|entry| entry.call).collect();
+    let sql = |rows: &str| format!("UPDATE announcements SET awaited = NULL WHERE awaited IN (VALUES {rows})");
+    run(connection, in_chunks(&come, (1, 1), sql, bind, |query| query)).await.map(drop)
 }
 
 const fn state(outcome: Outcome) -> &'static str {

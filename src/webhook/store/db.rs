@@ -32,7 +32,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 const READERS: u32 = 4;
 
 /// The steps from an empty database to this version's tables. A step that was ever released stays as it is, to the letter.
-const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+const STEPS: [&str; 3] = [include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

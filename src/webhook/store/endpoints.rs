@@ -3,7 +3,10 @@
 use futures_core::future::BoxFuture;
 
 use super::{Store, StoreError};
-use crate::webhook::{DEFAULT, Entry, Outcome, Report, sign::EndpointStore};
+use crate::{
+    call::EventId,
+    webhook::{Outcome, Report, sign::EndpointStore},
+};
 
 fn words(error: StoreError) -> String {
     error.to_string()
@@ -44,11 +47,13 @@ impl EndpointStore for Store {
         Box::pin(async move { self.set_disabled(endpoint, Some(reason)).await.map_err(words) })
     }
 
-    fn asked(&self, entry: Entry, outcome: Outcome, report: Report) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            let event = entry.id;
-            self.put_settled(entry).await.map_err(words)?;
-            self.settle(event, DEFAULT, outcome, report).await.map_err(words)
-        })
+    fn answered<'a>(
+        &'a self,
+        event: EventId,
+        endpoint: &'a str,
+        outcome: Outcome,
+        report: Report,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move { self.settle(event, endpoint, outcome, report).await.map_err(words) })
     }
 }

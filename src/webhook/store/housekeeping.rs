@@ -28,6 +28,8 @@ const PAGE: i64 = 500;
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// No retry is further away than this; what is, was written under another clock.
 const FAR: i64 = 2 * 24 * 3600 * 1000;
+/// No question is answered later than this.
+const ASKED: i64 = 3600 * 1000;
 
 /// What the store holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,7 +105,7 @@ async fn count(core: &Core) -> Result<(), StoreError> {
 }
 
 /// The least identity that was made at `at`: identities are UUIDv7, so that they are in the order of time.
-fn first_id(at: i64) -> Uuid {
+pub(super) fn first_id(at: i64) -> Uuid {
     let millis = u128::try_from(at.clamp(0, (1 << 48) - 1)).unwrap_or_default();
     Uuid::from_u128(millis << 80)
 }
@@ -220,8 +222,18 @@ async fn bring_forward(connection: &mut AnyConnection, endpoint: String, now: i6
 
 /// Announcements and secrets whose time is over.
 async fn expire(connection: &mut AnyConnection, now: i64) -> Result<(), sqlx::Error> {
-    for sql in ["DELETE FROM announcements WHERE expires_at <= $1", "DELETE FROM secrets WHERE expires_at <= $1"] {
-        sqlx::query(sql).bind(now).execute(&mut *connection).await?;
+    for (sql, before) in [
+        ("DELETE FROM announcements WHERE expires_at <= $1 AND awaited IS NULL", now),
+        ("DELETE FROM announcements WHERE expires_at <= $1", now.saturating_sub(FAR)),
+        ("DELETE FROM secrets WHERE expires_at <= $1", now),
+        // whoever asked was killed before the answer came
+        (
+            "UPDATE deliveries SET state = 'dead', error = 'the gateway was killed while it waited for the answer' \
+             WHERE state = 'asking' AND at < $1",
+            now.saturating_sub(ASKED),
+        ),
+    ] {
+        sqlx::query(sql).bind(before).execute(&mut *connection).await?;
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ use uuid::Uuid;
 
 pub use self::{
     admin::{Attempt, Delivery, Filter, Shown, State},
-    calls::Orphan,
+    calls::{Orphan, Past, Unconnected, last_word},
     error::StoreError,
     housekeeping::Counters,
     secrets::{Disabled, Secret},
@@ -311,10 +311,10 @@ where
 }
 
 impl Outbox for Store {
-    fn put(&self, entry: Entry) -> BoxFuture<'static, Result<(), Full>> {
+    fn put_all(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<(), Full>> {
         let core = Arc::clone(&self.core);
-        let deliveries = entry.to.len();
-        let committed = match core.intake.put(entry) {
+        let deliveries: usize = entries.iter().map(Entry::deliveries).sum();
+        let committed = match core.intake.put(entries) {
             Ok((committed, dropped)) => {
                 core.changed(i64::try_from(deliveries).unwrap_or_default());
                 if dropped > 0 {

@@ -29,7 +29,8 @@ const OVERHEAD: usize = 256;
 #[derive(Debug)]
 pub(super) struct Put {
     pub entry: Entry,
-    pub done: oneshot::Sender<()>,
+    /// `None`: the next one belongs to it, and says it for both.
+    pub done: Option<oneshot::Sender<()>>,
 }
 
 /// An outcome that waits to be recorded.
@@ -114,22 +115,28 @@ impl Intake {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an event. Where the memory is full, the oldest transcriptions go; their number.
-    pub fn put(&self, entry: Entry) -> Result<(oneshot::Receiver<()>, usize), Full> {
+    /// Takes events that are to be committed together. Where the memory is full, the oldest transcriptions go; their deliveries.
+    pub fn put(&self, entries: Vec<Entry>) -> Result<(oneshot::Receiver<()>, usize), Full> {
         let (done, committed) = oneshot::channel();
         let mut inner = self.lock();
-        let bytes = weight(&entry);
+        let bytes: usize = entries.iter().map(weight).sum();
         let mut dropped = 0;
         if inner.bytes + bytes > MAX_BYTES {
             dropped = inner.shed();
         }
         // what begins or ends a call is small and is never refused
-        if inner.closed || (inner.bytes + bytes > MAX_BYTES && entry.phase == Phase::Middle) {
+        let middle = entries.iter().all(|entry| entry.phase == Phase::Middle);
+        if inner.closed || (inner.bytes + bytes > MAX_BYTES && middle) {
             return Err(Full { events: inner.events, bytes: inner.bytes });
         }
         inner.bytes += bytes;
-        inner.events += 1;
-        inner.puts.push_back(Put { entry, done });
+        inner.events += entries.len();
+        let (mut done, mut left) = (Some(done), entries.len());
+        for entry in entries {
+            left -= 1;
+            let done = if left == 0 { done.take() } else { None };
+            inner.puts.push_back(Put { entry, done });
+        }
         drop(inner);
         self.wake.notify_one();
         Ok((committed, dropped))
@@ -171,10 +178,11 @@ impl Intake {
         let mut inner = self.lock();
         batch.marks.append(&mut inner.marks);
         let mut bytes: usize = batch.puts.iter().map(|put| put.entry.bytes()).sum();
-        while batch.puts.len() < BATCH
-            && bytes < BATCH_BYTES
+        let mut whole = true;
+        while (!whole || (batch.puts.len() < BATCH && bytes < BATCH_BYTES))
             && let Some(put) = inner.puts.pop_front()
         {
+            whole = put.done.is_some();
             bytes += put.entry.bytes();
             batch.puts.push(put);
         }
@@ -190,8 +198,10 @@ impl Intake {
         inner.busy = false;
         drop(inner);
         for put in puts {
-            // nobody need wait for it
-            let _ = put.done.send(());
+            if let Some(done) = put.done {
+                // nobody need wait for it
+                let _ = done.send(());
+            }
         }
     }
 
@@ -220,18 +230,18 @@ impl Intake {
 impl Inner {
     /// Drops the oldest transcriptions until an eighth of the memory is free.
     fn shed(&mut self) -> usize {
-        let (mut bytes, before) = (self.bytes, self.puts.len());
+        let (mut bytes, before, mut deliveries) = (self.bytes, self.puts.len(), 0);
         self.puts.retain(|put| {
-            let keep = bytes <= MAX_BYTES - MAX_BYTES / 8 || put.entry.kind != "transcription";
+            let keep = bytes <= MAX_BYTES - MAX_BYTES / 8 || put.entry.kind != "transcription" || put.done.is_none();
             if !keep {
                 bytes -= weight(&put.entry);
+                deliveries += put.entry.deliveries();
             }
             keep
         });
-        let dropped = before - self.puts.len();
         self.bytes = bytes;
-        self.events -= dropped;
-        dropped
+        self.events -= before - self.puts.len();
+        deliveries
     }
 }
 

@@ -320,16 +320,14 @@ impl Writer {
         let Batch { puts, marks } = std::mem::take(&mut self.batch);
         for Put { entry, .. } in &puts {
             error!(code = "store.sql", call = %entry.call, event = %entry.id, kind = %entry.kind, "this event is lost, the database refuses it: {reason}");
-            self.core.lose(entry.to.len());
+            self.core.lose(entry.deliveries());
         }
         for mark in &marks {
             let settled = !matches!(mark.outcome, Outcome::RetryAfter(_));
             error!(code = "store.sql", event = %mark.due.id, settled, "what became of this event cannot be recorded, it will be sent again: {reason}");
         }
         // whoever waits learns that it is not committed
-        self.core
-            .intake
-            .committed(puts.into_iter().map(|put| Put { done: tokio::sync::oneshot::channel().0, ..put }).collect());
+        self.core.intake.committed(puts.into_iter().map(|put| Put { done: None, ..put }).collect());
     }
 
     /// Other work, each in a transaction of its own.

@@ -58,7 +58,7 @@ pub async fn next(store: &Store) -> Due {
 
 /// Nothing is due: whatever is written goes through the writer, and so has been seen by it.
 pub async fn nothing_due(store: &Store) {
-    store.announce(Uuid::nil(), String::new(), Duration::ZERO).await.unwrap();
+    store.announce(Uuid::nil(), Uuid::nil().into(), String::new(), Duration::ZERO).await.unwrap();
     let due = timeout(Duration::from_millis(30), store.next(HERE)).await;
     assert!(due.is_err(), "{due:?} is due");
 }
