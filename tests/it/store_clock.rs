@@ -34,7 +34,14 @@ async fn waiting(store: &Store, wait: Duration) -> [hark::webhook::Entry; 3] {
     let entries = [said(call, "1"), said(call, "2"), said(CallId::new(), "3")];
     store.put(entries[0].clone()).await.unwrap();
     store.put(entries[1].clone()).await.unwrap();
-    let first = next(store).await;
+    // a clock that leaps ends leases: an event of before may come twice, with the same identity
+    let first = loop {
+        let due = next(store).await;
+        if entries.iter().any(|entry| entry.id == due.id) {
+            break due;
+        }
+        done(store, &due);
+    };
     assert_eq!(first.id, entries[0].id);
     store.mark(&first, Outcome::RetryAfter(wait), failed(503));
     entries
@@ -43,7 +50,7 @@ async fn waiting(store: &Store, wait: Duration) -> [hark::webhook::Entry; 3] {
 /// All three come, those of one call in their order, in less than [`PATIENCE`] each.
 async fn all_come(store: &Store, entries: &[hark::webhook::Entry; 3]) {
     let mut seen = Vec::new();
-    for _ in entries {
+    while entries.iter().any(|entry| !seen.contains(&entry.id)) {
         let due = next(store).await;
         seen.push(due.id);
         done(store, &due);

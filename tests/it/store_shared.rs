@@ -23,7 +23,7 @@ use hark::{
     },
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
@@ -217,10 +217,14 @@ async fn a_call_is_taken_by_what_the_gateway_was_told_itself_when_the_database_d
     sqlx::raw_sql("BEGIN; LOCK TABLE announcements IN ACCESS EXCLUSIVE MODE").execute(&mut other).await.unwrap();
     let mut leg = TcpStream::connect(audiosocket).await.unwrap();
     leg.write_all(&[&[0x01, 0x00, 0x10], &uuid.into_bytes()[..]].concat()).await.unwrap();
+    let mut first = [0; 3];
+    timeout(PATIENCE, leg.read_exact(&mut first)).await.expect("nothing comes").unwrap();
+    assert_ne!(first, [0, 0, 0], "the call was refused");
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     // call_initiated was the first
     let seen = receiver.wait_for(2).await;
-    assert_eq!(seen[1].kind(), "call_started", "the call was refused");
-    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(seen[1].kind(), "call_started");
+    assert_eq!(seen[0].header("hark-call-id"), seen[1].header("hark-call-id"));
     stop.cancel();
     timeout(PATIENCE, running).await.unwrap().unwrap();
 }
