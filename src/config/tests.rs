@@ -83,7 +83,15 @@ fn default_toml_has_every_key_of_every_struct() {
         assert!(!fields.is_empty(), "{section}");
         expected.extend(fields.iter().map(|field| format!("{section}.{field}")));
     }
-    let sections = ["call.vad", "call.barge_in", "call.endpoint", "call.idle", "call.dtmf", "webhooks.endpoints", "webhooks.initiate"];
+    let sections = [
+        "call.vad",
+        "call.barge_in",
+        "call.endpoint",
+        "call.idle",
+        "call.dtmf",
+        "webhooks.endpoints",
+        "webhooks.initiate",
+    ];
     expected.retain(|key| !sections.contains(&key.as_str()));
     expected.sort();
     known.sort_unstable();
