@@ -10,7 +10,7 @@ use hark::{
     agent::{self, Overrides, Route, fuzz, json_stream::Objects, sentence::MAX_SENTENCE, sts, utf8::Utf8},
     api,
     asterisk::audiosocket::{self, wire},
-    audio::wav,
+    audio::{Rate, file, opus, wav},
     config::{Config, Sources},
     net::{self, Pattern},
     webhook::{
@@ -37,8 +37,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("contract_reply", contract_reply),
     ("json_objects", json_objects),
     ("llm_answer", llm_answer),
+    ("opus_packets", opus_packets),
     ("sentences", sentences),
     ("service_urls", service_urls),
+    ("sound_file", sound_file),
     ("sts_message", sts_message),
     ("stt_text", stt_text),
     ("tts_audio", tts_audio),
@@ -150,6 +152,39 @@ pub fn stt_text(data: &[u8]) {
 pub fn wav_file(data: &[u8]) {
     if let Ok((rate, samples)) = wav::read(data) {
         assert!(rate > 0 && samples.len() <= data.len());
+    }
+}
+
+/// A sound that an administrator names; the extension is one of those that mean something.
+pub fn sound_file(data: &[u8]) {
+    let extension = ["wav", "sln16", "ulaw", "mp3"][usize::from(*data.last().unwrap_or(&0)) % 4];
+    let read = |pieces: &[&[u8]]| {
+        let mut decoder = file::Decoder::new(extension);
+        pieces.iter().all(|piece| decoder.push(piece));
+        decoder.finish()
+    };
+    let whole = read(&[data]);
+    if let Ok((rate, samples)) = &whole {
+        assert!((4_000..=384_000).contains(rate) && !samples.is_empty() && samples.len() <= data.len());
+    }
+    assert_eq!(whole, read(&pieces(data)), "the sound depends on the pieces");
+}
+
+/// Packets of Opus, each behind a byte with its length; an empty one was lost.
+pub fn opus_packets(data: &[u8]) {
+    let Ok(mut decoder) = opus::Decoder::new(Rate::R16K) else { return };
+    let (mut rest, mut samples) = (data, Vec::new());
+    // decoding takes its time: enough packets to remember something
+    for _ in 0..8 {
+        let Some((&len, behind)) = rest.split_first() else { break };
+        let (packet, later) = behind.split_at(usize::from(len).min(behind.len()));
+        rest = later;
+        samples.clear();
+        let done = match packet {
+            [] => decoder.conceal(Some(later).filter(|later| !later.is_empty()), &mut samples),
+            packet => decoder.decode(packet, &mut samples),
+        };
+        assert!(samples.len() <= 1_920 && (done.is_ok() || samples.is_empty()));
     }
 }
 
