@@ -6,6 +6,7 @@ mod calls;
 mod durable;
 mod media;
 mod sound;
+mod turns;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -35,6 +35,7 @@ pub struct Reply {
     pub message: Option<String>,
     pub fatal: Option<bool>,
     pub sample_rate: Option<u32>,
+    pub words: Value,
 }
 
 impl Reply {
@@ -53,7 +54,7 @@ impl Reply {
     }
 
     /// What an `error` says, for a log line.
-    pub fn words(&self) -> String {
+    pub fn complaint(&self) -> String {
         format!("it reports an error: \"{}\"", escaped(self.message.as_deref().unwrap_or("no message")))
     }
 }
@@ -181,7 +182,7 @@ impl Socket {
 #[must_use]
 pub fn fuzz(text: &str) -> Option<String> {
     let reply: Reply = serde_json::from_str(text).ok()?;
-    (!(reply.is_for(7) && reply.ends())).then(|| reply.words())
+    (!(reply.is_for(7) && reply.ends())).then(|| reply.complaint())
 }
 
 #[cfg(test)]
@@ -198,6 +199,6 @@ mod tests {
         assert!(reply(r#"{"type":"done","id":"7"}"#).is_for(7));
         assert!(!reply(r#"{"type":"done"}"#).is_for(7));
         assert_eq!(reply(r#"{"id":null}"#).kind, "");
-        assert_eq!(reply(r#"{"type":"error","message":"a\nb"}"#).words(), "it reports an error: \"a\\nb\"");
+        assert_eq!(reply(r#"{"type":"error","message":"a\nb"}"#).complaint(), "it reports an error: \"a\\nb\"");
     }
 }

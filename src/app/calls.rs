@@ -264,6 +264,7 @@ impl Calls {
         metrics.frames_in.inc_by(summary.frames_in);
         metrics.underruns.inc_by(stats.underruns);
         metrics.interruptions.inc_by(stats.interruptions);
+        super::turns::report(&summary.turns, metrics);
         info!(
             reason = summary.reason.code(),
             seconds = format_args!("{:.1}", summary.duration.as_secs_f64()),

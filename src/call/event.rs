@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-use super::{CallId, Digit, EventId, Fault, Latency};
+use super::{CallId, Digit, EventId, Fault, Turn};
 
 /// Who spoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,8 +45,8 @@ pub enum CallEvent {
     Dtmf(Option<Digit>),
     /// A service of the call failed for good. Not one of the contract's types.
     ServiceFailed(Fault),
-    /// The agent began to answer the caller. Not one of the contract's types.
-    Turn(Latency),
+    /// The agent has finished, or was cut. Not one of the contract's types.
+    Turn(Turn),
     /// So many events had to be dropped here. Not one of the contract's types.
     EventsLost(u64),
     /// The call is over: the last event of the contract's types.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-use super::{CallEvent, Collect, Digit, EndReason, Role, UtteranceId};
+use super::{CallEvent, Collect, Digit, EndReason, Role, Timing, UtteranceId};
 use crate::audio::{Frame, Rate};
 
 /// Everything that can happen to a call.
@@ -99,6 +99,8 @@ pub enum AgentEvent {
     AudioEnd(UtteranceId),
     /// This utterance, of which nothing has been sent so far, is to be heard to its end whatever the caller does.
     Protected(UtteranceId),
+    /// When it did what for the answer whose audio comes next.
+    Timing(Timing),
     /// Words. Only final ones become webhook events; others are all of the turn so far.
     Transcript {
         /// Who spoke.

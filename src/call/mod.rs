@@ -19,7 +19,7 @@ pub use dtmf::Collect;
 pub use event::{CallEvent, EndReason, Envelope, Role};
 pub use grid::{CATCH_UP, PERIOD};
 pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
-pub use latency::Latency;
+pub use latency::{Latency, Timing, Turn};
 pub use link::{
     Agent, AgentEvent, AgentInput, Cause, Command, Edge, Fault, Input, Leg, LegCommand, LegEvent, Link, Output, Say,
     Sent,

@@ -28,12 +28,14 @@ use crate::{
     audio::{self, vad::Vad},
     call::{
         Agent, AgentEvent, AgentInput, Call, CallEvent, CallId, Cause, Command, EndReason, Envelope, EventId, Fault,
-        Input, Leg, LegCommand, LegEvent, Output, Sent, Setup, Stats,
+        Input, Leg, LegCommand, LegEvent, Output, Sent, Setup, Stats, Turn,
     },
 };
 
 /// Events of one call that wait for the event task; beyond it the oldest transcriptions go, lifecycle events never.
 const MAX_UNSENT: usize = 1_000;
+/// Turns of the agent that are remembered until the end of the call.
+const MAX_TURNS: usize = 500;
 /// How long leg and agent may take to close, each in its own orderly way.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// How long the last events of a call may wait for the event task.
@@ -65,7 +67,7 @@ pub struct Session<L, A> {
 }
 
 /// How a call went.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Summary {
     /// Why it ended.
     pub reason: EndReason,
@@ -79,13 +81,23 @@ pub struct Summary {
     pub agent_refused: u64,
     /// Transcriptions dropped because nobody took the call's events.
     pub events_lost: u64,
+    /// Turns of the agent, the first ones.
+    pub turns: Vec<Turn>,
 }
 
 impl Summary {
     /// A call of which only this is known.
     #[must_use]
     pub fn of(reason: EndReason, duration: Duration) -> Self {
-        Self { reason, duration, stats: Stats::default(), frames_in: 0, agent_refused: 0, events_lost: 0 }
+        Self {
+            reason,
+            duration,
+            stats: Stats::default(),
+            frames_in: 0,
+            agent_refused: 0,
+            events_lost: 0,
+            turns: Vec::new(),
+        }
     }
 }
 
@@ -167,6 +179,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 clock,
                 frames_in: 0,
                 agent_refused: 0,
+                turns: Vec::new(),
                 end: None,
                 sources: Sources::new(),
             };
@@ -182,6 +195,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 frames_in: driver.frames_in,
                 agent_refused: driver.agent_refused,
                 events_lost: driver.unsent.lost,
+                turns: driver.turns,
             };
             // Boxed, because it is larger than all of a call that lives.
             Box::pin(self.wind_up(driver.unsent)).await;
@@ -340,6 +354,7 @@ struct Driver {
     clock: Clock,
     frames_in: u64,
     agent_refused: u64,
+    turns: Vec<Turn>,
     end: Option<EndReason>,
     sources: Sources,
 }
@@ -365,8 +380,10 @@ impl Driver {
                     self.agent_refused += u64::from(matches!(sent, Sent::Refused(_)));
                 }
                 Output::Event(event, at) => {
-                    if matches!(event, CallEvent::Ended(_)) {
-                        session.ended.store(true, Ordering::Release);
+                    match &event {
+                        CallEvent::Ended(_) => session.ended.store(true, Ordering::Release),
+                        CallEvent::Turn(turn) if self.turns.len() < MAX_TURNS => self.turns.push(*turn),
+                        _ => {}
                     }
                     let since = Instant::from_std(at).saturating_duration_since(self.clock.instant);
                     self.unsent.push(Envelope {

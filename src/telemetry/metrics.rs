@@ -30,6 +30,16 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
+/// Times by part of a whole.
+pub type ByPart = Family<Part, Histogram>;
+
+/// Which part of a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Part {
+    /// The word.
+    pub part: &'static str,
+}
+
 /// Counts by reason.
 pub type ByReason = Family<Reason, Counter<u64, AtomicU64>>;
 
@@ -57,6 +67,8 @@ pub struct Metrics {
     pub underruns: Counter<u64, AtomicU64>,
     /// Times a caller cut the agent.
     pub interruptions: Counter<u64, AtomicU64>,
+    /// How long callers waited for an answer, in s: `total` and its parts.
+    pub turns: ByPart,
     /// Failures of the agents' services, by stable code.
     pub faults: ByReason,
     /// `POST /call` requests, by what became of them.
@@ -79,11 +91,22 @@ impl Default for Metrics {
             frames_out: add(r, "frames_out", "Audio frames to callers", Counter::default()),
             underruns: add(r, "underruns", "Playout slots without speech within an utterance", Counter::default()),
             interruptions: add(r, "interruptions", "Times a caller cut the agent", Counter::default()),
+            turns: add(
+                r,
+                "turn_seconds",
+                "How long callers waited for an answer",
+                Family::new_with_constructor(turn_seconds),
+            ),
             faults: add(r, "agent_faults", "Failures of the agents' services", Family::default()),
             announced: add(r, "calls_announced", "POST /call requests", Family::default()),
             registry: Mutex::new(registry),
         }
     }
+}
+
+/// From what nobody notices to what nobody bears.
+fn turn_seconds() -> Histogram {
+    Histogram::new([0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0])
 }
 
 fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
@@ -95,6 +118,11 @@ impl Metrics {
     /// Adds one to the count of `reason`.
     pub fn count(&self, by: &ByReason, reason: &'static str) {
         by.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Notes how long `part` took.
+    pub fn time(&self, by: &ByPart, part: &'static str, took: std::time::Duration) {
+        by.get_or_create(&Part { part }).observe(took.as_secs_f64());
     }
 
     /// Shows a number that lives elsewhere and may fall, asked for at each scrape. `name` goes without `hark_`.

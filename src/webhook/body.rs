@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use time::{OffsetDateTime, format_description::FormatItem, macros::format_description};
 use uuid::Uuid;
 
-use crate::call::{CallEvent, Envelope};
+use crate::call::{CallEvent, Envelope, Latency};
 
 /// `type` of the one request that is answered: a call announced by `POST /call`.
 pub const CALL_INITIATED: &str = "call_initiated";
@@ -32,12 +32,33 @@ struct Body<'a> {
 #[serde(untagged)]
 enum Payload<'a> {
     Empty {},
-    Transcription { role: &'a str, text: &'a str },
-    Dtmf { digit: &'a str },
+    Transcription {
+        role: &'a str,
+        text: &'a str,
+    },
+    Dtmf {
+        digit: &'a str,
+    },
     Free(&'a Map<String, Value>),
-    Lost { count: u64 },
-    Fault { code: &'a str, message: &'a str },
-    Turn { transcribe_ms: Option<u64>, answer_ms: u64, play_ms: u64, total_ms: u64 },
+    Lost {
+        count: u64,
+    },
+    Fault {
+        code: &'a str,
+        message: &'a str,
+    },
+    Turn {
+        cut: bool,
+        heard_ms: u64,
+        total_ms: Option<u64>,
+        endpointing_ms: Option<u64>,
+        stt_ms: Option<u64>,
+        answer_ms: Option<u64>,
+        llm_first_token_ms: Option<u64>,
+        first_sentence_ms: Option<u64>,
+        tts_first_byte_ms: Option<u64>,
+        playout_ms: Option<u64>,
+    },
 }
 
 /// The body of an event of a call.
@@ -51,12 +72,21 @@ pub fn render(envelope: &Envelope) -> Bytes {
         CallEvent::Dtmf(None) => Payload::Dtmf { digit: MASKED_DIGIT },
         CallEvent::EventsLost(count) => Payload::Lost { count: *count },
         CallEvent::ServiceFailed(fault) => Payload::Fault { code: fault.code, message: &fault.message },
-        CallEvent::Turn(latency) => Payload::Turn {
-            transcribe_ms: latency.transcribe.map(millis),
-            answer_ms: millis(latency.answer),
-            play_ms: millis(latency.play),
-            total_ms: millis(latency.total()),
-        },
+        CallEvent::Turn(turn) => {
+            let part = |part: fn(Latency) -> Option<Duration>| turn.latency.and_then(part).map(millis);
+            Payload::Turn {
+                cut: turn.cut,
+                heard_ms: millis(turn.heard),
+                total_ms: part(|latency| Some(latency.total())),
+                endpointing_ms: part(|latency| latency.endpointing),
+                stt_ms: part(|latency| latency.stt),
+                answer_ms: part(|latency| Some(latency.answer)),
+                llm_first_token_ms: part(|latency| latency.llm_first_token),
+                first_sentence_ms: part(|latency| latency.first_sentence),
+                tts_first_byte_ms: part(|latency| latency.tts_first_byte),
+                playout_ms: part(|latency| Some(latency.playout)),
+            }
+        }
     };
     write(envelope.uuid, envelope.event.kind(), envelope.at, payload)
 }
@@ -98,7 +128,7 @@ pub(super) fn timestamp(at: SystemTime) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::call::{CallId, Digit, EndReason, EventId, Fault, Latency, Role};
+    use crate::call::{CallId, Digit, EndReason, EventId, Fault, Role, Turn};
 
     const UUID: &str = "0192f4c0-5a3e-7c1b-8d2e-0123456789ab";
 
@@ -127,13 +157,22 @@ mod tests {
                 r#"{"code":"agent.sts.refused","message":"no \"luck\""}"#,
             ),
             (
-                CallEvent::Turn(Latency {
-                    transcribe: None,
-                    answer: Duration::from_millis(7),
-                    play: Duration::from_micros(2_999),
+                CallEvent::Turn(Turn {
+                    latency: Some(Latency {
+                        answer: Duration::from_millis(7),
+                        playout: Duration::from_micros(2_999),
+                        ..Latency::default()
+                    }),
+                    heard: Duration::from_secs(3),
+                    cut: true,
                 }),
                 "turn",
-                r#"{"transcribe_ms":null,"answer_ms":7,"play_ms":2,"total_ms":9}"#,
+                r#"{"cut":true,"heard_ms":3000,"total_ms":9,"endpointing_ms":null,"stt_ms":null,"answer_ms":7,"llm_first_token_ms":null,"first_sentence_ms":null,"tts_first_byte_ms":null,"playout_ms":2}"#,
+            ),
+            (
+                CallEvent::Turn(Turn { latency: None, heard: Duration::ZERO, cut: false }),
+                "turn",
+                r#"{"cut":false,"heard_ms":0,"total_ms":null,"endpointing_ms":null,"stt_ms":null,"answer_ms":null,"llm_first_token_ms":null,"first_sentence_ms":null,"tts_first_byte_ms":null,"playout_ms":null}"#,
             ),
         ] {
             let expected = format!(

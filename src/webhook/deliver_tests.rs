@@ -270,10 +270,10 @@ async fn an_endpoint_gets_no_more_than_its_rate() {
     let config =
         also("slow", EndpointConfig { rate: 4.0, events: vec!["turn".to_owned()], ..EndpointConfig::default() });
     let (webhooks, ..) = started(&script, &config);
-    let latency = crate::call::Latency { transcribe: None, answer: Duration::ZERO, play: Duration::ZERO };
+    let turn = crate::call::Turn { latency: None, heard: Duration::ZERO, cut: false };
     sleep(Duration::from_secs(60)).await;
     for _ in 0..5 {
-        webhooks.put(envelope(CallId::new(), CallEvent::Turn(latency))).await.unwrap();
+        webhooks.put(envelope(CallId::new(), CallEvent::Turn(turn))).await.unwrap();
         webhooks.put(envelope(CallId::new(), CallEvent::Started)).await.unwrap();
     }
     assert_eq!(webhooks.flush(far()).await, 0);

@@ -141,7 +141,8 @@ impl Record {
             }
             "dtmf_digit" if self.digits.len() < MAX_DIGITS => self.digits.push_str(text("digit")),
             SERVICE_FAILED if self.failures.len() < 16 => self.failures.push(payload.clone()),
-            TURN => {
+            // a greeting answers nobody
+            TURN if payload.get("total_ms").is_some_and(Value::is_u64) => {
                 self.answers += 1;
                 let ms = payload.get("total_ms").and_then(Value::as_u64).unwrap_or_default();
                 self.longest_answer_ms = self.longest_answer_ms.max(ms);
@@ -253,7 +254,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::call::{Digit, EventId, Fault, Latency, Role};
+    use crate::call::{Digit, EventId, Fault, Latency, Role, Turn};
 
     fn at(ms: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_268_800_000 + ms)
@@ -276,12 +277,13 @@ mod tests {
     fn a_call_is_reported_as_a_whole_and_then_forgotten() {
         let (calls, call) = (Calls::default(), CallId::new());
         calls.describe(call, json!({"from": "2000"}).as_object().unwrap().clone());
-        let latency = Latency { transcribe: None, answer: Duration::from_millis(300), play: Duration::ZERO };
+        let latency = Latency { answer: Duration::from_millis(300), ..Latency::default() };
+        let turn = Turn { latency: Some(latency), heard: Duration::from_secs(1), cut: false };
         for (ms, what) in [
             (0, CallEvent::Started),
             (900, said("Hallo")),
             (1_000, CallEvent::Interruption),
-            (1_100, CallEvent::Turn(latency)),
+            (1_100, CallEvent::Turn(turn)),
             (1_200, CallEvent::Dtmf(Some(Digit::try_from('7').unwrap()))),
             (1_300, CallEvent::Dtmf(None)),
             (1_400, CallEvent::ServiceFailed(Fault { code: "a.b", message: "m".to_owned() })),

@@ -18,12 +18,12 @@ use crate::support::{
     connector::soon,
 };
 
-struct Service {
+pub struct Service {
     listener: TcpListener,
-    url: Url,
+    pub url: Url,
 }
 
-struct Peer(WebSocketStream<TcpStream>);
+pub struct Peer(WebSocketStream<TcpStream>);
 
 impl Service {
     async fn new() -> Self {
@@ -33,7 +33,7 @@ impl Service {
     }
 
     /// The next connection, and its `start`.
-    async fn accept(&self) -> (Peer, Value) {
+    pub async fn accept(&self) -> (Peer, Value) {
         let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
         let mut peer = Peer(soon("a handshake", accept_async(stream)).await.unwrap());
         let start = peer.json().await;
@@ -47,7 +47,7 @@ impl Peer {
         soon("a message", self.0.next()).await?.ok()
     }
 
-    async fn json(&mut self) -> Value {
+    pub async fn json(&mut self) -> Value {
         loop {
             match self.message().await.expect("a message") {
                 Message::Text(text) => return serde_json::from_str(&text).unwrap(),
@@ -64,23 +64,23 @@ impl Peer {
         }
     }
 
-    async fn say(&mut self, message: Value) {
+    pub async fn say(&mut self, message: Value) {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }
 
-    async fn play(&mut self, audio: &[u8]) {
+    pub async fn play(&mut self, audio: &[u8]) {
         self.0.send(Message::binary(audio.to_vec())).await.unwrap();
     }
 }
 
-struct Services {
-    bench: Bench,
-    stt: Service,
-    llm: Service,
-    tts: Service,
+pub struct Services {
+    pub bench: Bench,
+    pub stt: Service,
+    pub llm: Service,
+    pub tts: Service,
 }
 
-async fn services(rate: Rate, greeting: Option<&str>) -> Services {
+pub async fn services(rate: Rate, greeting: Option<&str>) -> Services {
     let mut bench = Bench::start(config(), None).await;
     let (stt, llm, tts) = (Service::new().await, Service::new().await, Service::new().await);
     // an end_of_turn is waited for
@@ -158,6 +158,7 @@ async fn an_interruption_cancels_both_requests_at_once() {
     let speak = tts.json().await;
     tts.say(json!({"type": "begin", "id": speak["id"], "sample_rate": 8_000})).await;
     tts.play(&[1; 320]).await;
+    assert!(matches!(bench.event().await, Some(AgentEvent::Timing(_))), "when what was done comes before the audio");
     let event = bench.event().await;
     let Some(AgentEvent::Audio(utterance, _)) = event else { panic!("{event:?}") };
     bench.send(AgentInput::Interrupt { utterance: Some(utterance), heard: std::time::Duration::ZERO });

@@ -7,6 +7,7 @@ mod audiosocket;
 mod builtin;
 mod cascade_asr;
 mod cascade_llm;
+mod cascade_talk;
 mod cascade_tts;
 mod cascade_turns;
 mod cascade_ws;

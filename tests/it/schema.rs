@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use hark::{
-    call::{CallEvent, CallId, Digit, EndReason, Envelope, EventId, Fault, Latency, Role},
+    call::{CallEvent, CallId, Digit, EndReason, Envelope, EventId, Fault, Latency, Role, Turn},
     webhook::{Config, EndpointConfig, Webhooks, catalogue, schedule::Retry},
 };
 use serde_json::{Value, json};
@@ -109,8 +109,8 @@ async fn every_event_is_as_its_schema_says() {
     webhooks.service_refused(Uuid::now_v7(), "api.call.refused", "x").await;
     let (call, uuid) = (CallId::new(), Uuid::now_v7());
     webhooks.describe(call, &metadata);
-    let turn =
-        |transcribe| CallEvent::Turn(Latency { transcribe, answer: Duration::from_millis(3), play: Duration::ZERO });
+    let turn = |latency| CallEvent::Turn(Turn { latency, heard: Duration::from_secs(3), cut: true });
+    let whole = Latency { stt: Some(Duration::from_millis(5)), answer: Duration::from_millis(3), ..Latency::default() };
     for event in [
         CallEvent::Started,
         CallEvent::Transcription { role: Role::User, text: "a".to_owned() },
@@ -119,7 +119,7 @@ async fn every_event_is_as_its_schema_says() {
         CallEvent::Dtmf(Some(Digit::try_from('#').unwrap())),
         CallEvent::Dtmf(None),
         turn(None),
-        turn(Some(Duration::from_millis(5))),
+        turn(Some(whole)),
         CallEvent::EventsLost(3),
         CallEvent::ServiceFailed(Fault { code: "a.b", message: "c".to_owned() }),
         CallEvent::Ended(EndReason::CallerHangup),

@@ -212,7 +212,7 @@ async fn a_stop_during_speech_ends_the_call_with_its_reason() {
     agent.try_send(AgentEvent::Failed(hark::call::Fault { code: "agent.gone", message: String::new() })).unwrap();
     let (summary, kinds) = rig.kinds().await;
     assert_eq!(summary.unwrap().reason, EndReason::Shutdown);
-    assert_eq!(kinds, ["call_started", "call_ended"]);
+    assert_eq!(kinds, ["call_started", "turn", "call_ended"]);
     let log = log.lock().unwrap();
     let tail: Vec<_> = log.iter().rev().take(2).map(|(_, what)| what.clone()).collect();
     assert_eq!(tail, [ToLeg::Closed, ToLeg::Hangup]);
@@ -301,7 +301,7 @@ async fn an_agent_that_hangs_up_is_heard_out_and_has_ended_the_call() {
     let (summary, kinds) = rig.kinds().await;
     let reason = summary.unwrap().reason;
     assert_eq!((reason, reason.code()), (EndReason::AgentClosed, "agent.closed"));
-    assert_eq!(kinds, ["call_started", "call_ended"]);
+    assert_eq!(kinds, ["call_started", "turn", "call_ended"]);
     let heard = log.lock().unwrap().iter().filter(|(_, what)| *what == ToLeg::Audio(900)).count();
     assert_eq!(heard, 10, "what it said before it hung up");
 }
@@ -338,7 +338,7 @@ async fn an_agent_that_fails_after_it_spoke_is_apologised_for() {
     let log = Arc::clone(&rig.to_leg);
     let (summary, kinds) = rig.kinds().await;
     assert_eq!(summary.unwrap().reason, EndReason::AgentFailed);
-    assert_eq!(kinds, ["call_started", "service_failed", "call_ended"]);
+    assert_eq!(kinds, ["call_started", "service_failed", "turn", "call_ended"]);
     let log = log.lock().unwrap();
     let count = |wanted: i16| log.iter().filter(|(_, what)| *what == ToLeg::Audio(wanted)).count();
     assert_eq!((count(900), count(-500)), (10, 10));

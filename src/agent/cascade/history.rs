@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde::Serialize;
 
-use crate::{audio::Rate, call::UtteranceId};
+use crate::{agent::tts::Word, audio::Rate, call::UtteranceId};
 
 /// Longest history sent to a language model, in bytes of JSON: Express takes bodies up to 100 kB.
 const MAX_JSON: usize = 90_000;
@@ -49,6 +49,8 @@ struct Utterance {
     ended: bool,
     /// It is not cut.
     protected: bool,
+    /// When its words are spoken, as far as synthesis tells.
+    words: Vec<Word>,
     heard: Heard,
 }
 
@@ -116,7 +118,15 @@ impl History {
         if let Some(answer) = self.answers().next_back()
             && answer.utterances.len() < MAX_UTTERANCES
         {
-            answer.utterances.push(Utterance { id, text, samples: 0, ended: false, protected, heard: Heard::Waiting });
+            answer.utterances.push(Utterance {
+                id,
+                text,
+                samples: 0,
+                ended: false,
+                protected,
+                words: Vec::new(),
+                heard: Heard::Waiting,
+            });
         }
         id
     }
@@ -125,6 +135,13 @@ impl History {
     pub fn sent(&mut self, id: UtteranceId, samples: usize) {
         if let Some(utterance) = self.find(id) {
             utterance.samples += samples;
+        }
+    }
+
+    /// When words of an utterance are spoken.
+    pub fn timed(&mut self, id: UtteranceId, words: Vec<Word>) {
+        if let Some(utterance) = self.find(id) {
+            utterance.words.extend(words);
         }
     }
 
@@ -304,6 +321,9 @@ impl Utterance {
         if heard >= whole {
             return self.text.clone();
         }
+        if !self.words.is_empty() {
+            return self.words_until(heard);
+        }
         let share = heard.as_secs_f64() / whole.as_secs_f64();
         let end = (share * f64::from(chars)) as usize;
         let (at, next) = self.text.char_indices().nth(end).unwrap_or((self.text.len(), ' '));
@@ -313,6 +333,24 @@ impl Utterance {
             words = words.rfind(char::is_whitespace).map_or("", |blank| &words[..blank]);
         }
         words.trim().to_owned()
+    }
+}
+
+impl Utterance {
+    /// The text up to the last word that had been spoken after `heard`.
+    fn words_until(&self, heard: Duration) -> String {
+        let spoken = || self.words.iter().take_while(|word| word.end <= heard).map(|word| word.text.trim());
+        let mut end = 0;
+        for word in spoken().filter(|word| !word.is_empty()) {
+            match self.text[end..].find(word) {
+                Some(at) => end += at + word.len(),
+                // spoken otherwise than written ("10" as "ten"): what was spoken
+                None => return spoken().collect::<Vec<_>>().join(" ").trim().to_owned(),
+            }
+        }
+        let rest = self.text[end..].chars();
+        end += rest.take_while(|c| c.is_ascii_punctuation()).map(char::len_utf8).sum::<usize>();
+        if end == 0 { String::new() } else { self.text[..end].trim().to_owned() }
     }
 }
 
@@ -345,6 +383,26 @@ mod tests {
         assert!(history.transcripts(true).is_empty());
         let expected = [("system", "Be kind."), ("user", "Hi"), ("assistant", "One two. Three four")];
         assert_eq!(contents(&history), expected.map(|(role, text)| (role, text.to_owned())));
+    }
+
+    #[test]
+    fn words_whose_times_are_known_are_cut_exactly() {
+        let word = |text: &str, ms| Word { text: text.to_owned(), end: Duration::from_millis(ms) };
+        let heard = |words: Vec<Word>, ms| {
+            let mut history = History::new(Rate::R8K, None);
+            history.answer(true);
+            let id = say(&mut history, "Well, ten o'clock is late.", 16_000);
+            history.timed(id, words);
+            history.interrupt(Some(id), Duration::from_millis(ms));
+            history.transcripts(false).pop().unwrap_or_default()
+        };
+        let told = || {
+            vec![word("Well", 900), word("ten", 1_000), word("o'clock", 1_100), word("is", 1_800), word("late", 1_900)]
+        };
+        assert_eq!(heard(told(), 1_050), "Well, ten");
+        assert_eq!(heard(told(), 899), "");
+        assert_eq!(heard(told(), 1_950), "Well, ten o'clock is late.");
+        assert_eq!(heard(vec![word("Well", 500), word("10", 600), word("o'clock", 700)], 650), "Well 10");
     }
 
     #[test]

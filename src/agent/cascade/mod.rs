@@ -96,7 +96,10 @@ impl Stream for Cascade {
             let Some(Tagged { generation, protected, event }) = ready!(self.events.poll_recv(cx)) else {
                 return Poll::Ready(None);
             };
-            let speech = matches!(event, AgentEvent::Audio(..) | AgentEvent::AudioEnd(_) | AgentEvent::TurnDone);
+            let speech = matches!(
+                event,
+                AgentEvent::Audio(..) | AgentEvent::AudioEnd(_) | AgentEvent::Timing(_) | AgentEvent::TurnDone
+            );
             if !speech || protected || generation == self.generation {
                 return Poll::Ready(Some(event));
             }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -18,9 +18,9 @@ use crate::{
         llm::{Llm, Piece},
         retry::fault,
         sentence::{Citations, Sentences},
-        tts::{Pcm, Tts},
+        tts::{Chunk, Pcm, Tts, Word},
     },
-    call::{AgentEvent, Fault, UtteranceId},
+    call::{AgentEvent, Fault, Timing, UtteranceId},
 };
 
 /// Sentences and pieces of audio that wait to be spoken.
@@ -49,6 +49,40 @@ pub struct Tagged {
 
 /// `None`: nothing may be heard yet. Else the number of interruptions so far.
 pub type Gate = watch::Receiver<Option<u32>>;
+
+/// When what was done for an answer; `None` for what is no answer, or has been told.
+#[derive(Debug, Clone, Default)]
+pub struct Stamps(Arc<Mutex<Option<Timing>>>);
+
+impl Stamps {
+    /// Of an answer.
+    pub fn new(timing: Timing) -> Self {
+        Self(Arc::new(Mutex::new(Some(timing))))
+    }
+
+    /// Notes the time, once.
+    pub fn note(&self, stamp: impl FnOnce(&mut Timing) -> &mut Option<std::time::Instant>) {
+        if let Some(timing) = &mut *self.lock() {
+            stamp(timing).get_or_insert_with(now);
+        }
+    }
+
+    /// Notes another time, once.
+    pub fn note_at(&self, stamp: impl FnOnce(&mut Timing) -> &mut Option<std::time::Instant>, at: std::time::Instant) {
+        if let Some(timing) = &mut *self.lock() {
+            stamp(timing).get_or_insert(at);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Timing>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time, as the clock of tasks has it.
+pub fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
 
 /// What answers and the conductor share.
 #[derive(Debug)]
@@ -96,23 +130,35 @@ enum Item {
     Clip(Vec<u8>),
 }
 
+/// How something is said.
+#[derive(Clone, Copy)]
+enum Manner<'a> {
+    Answer(&'a Stamps),
+    Say { protect: bool },
+}
+
 /// An utterance that is being sent.
-struct Utterance {
+struct Utterance<'a> {
     text: String,
     id: Option<UtteranceId>,
     samples: usize,
-    protect: bool,
+    how: Manner<'a>,
+    words: Vec<Word>,
 }
 
-impl Utterance {
-    const fn new(text: String, protect: bool) -> Self {
-        Self { text, id: None, samples: 0, protect }
+impl<'a> Utterance<'a> {
+    const fn new(text: String, how: Manner<'a>) -> Self {
+        Self { text, id: None, samples: 0, how, words: Vec::new() }
+    }
+
+    const fn is_protected(&self) -> bool {
+        matches!(self.how, Manner::Say { protect: true })
     }
 }
 
 impl Speaker {
     /// Asks the language model and speaks its answer. `Ok(Some)`: the answer failed, but what had come of it was spoken.
-    pub async fn answer(&self, messages: Vec<Message>, gate: Gate) -> Result<Option<Fault>, Fault> {
+    pub async fn answer(&self, messages: Vec<Message>, stamps: Stamps, gate: Gate) -> Result<Option<Fault>, Fault> {
         let (pieces, to_cut) = mpsc::channel(PIECES);
         let (items, to_speak) = mpsc::channel(ITEMS);
         let asking = async {
@@ -125,10 +171,10 @@ impl Speaker {
             }
         };
         let cutting = async {
-            cut(to_cut, items).await;
+            cut(to_cut, items, &stamps).await;
             Ok(())
         };
-        let (failed, (), ()) = tokio::try_join!(asking, cutting, self.speak(to_speak, false, gate))?;
+        let (failed, (), ()) = tokio::try_join!(asking, cutting, self.speak(to_speak, Manner::Answer(&stamps), gate))?;
         Ok(failed)
     }
 
@@ -147,17 +193,17 @@ impl Speaker {
             }
             Ok(())
         };
-        tokio::try_join!(feeding, self.speak(to_speak, protect, gate))?;
+        tokio::try_join!(feeding, self.speak(to_speak, Manner::Say { protect }, gate))?;
         Ok(None)
     }
 
-    async fn speak(&self, mut items: mpsc::Receiver<Item>, protect: bool, mut gate: Gate) -> Result<(), Fault> {
-        let mut clip: Option<(Pcm, Utterance)> = None;
+    async fn speak(&self, mut items: mpsc::Receiver<Item>, how: Manner<'_>, mut gate: Gate) -> Result<(), Fault> {
+        let mut clip: Option<(Pcm, Utterance<'_>)> = None;
         while let Some(item) = items.recv().await {
             match item {
                 Item::Clip(bytes) => {
                     let (pcm, utterance) = clip.get_or_insert_with(|| {
-                        (Pcm::new(CLIP_RATE, self.ctx.rate), Utterance::new(String::new(), protect))
+                        (Pcm::new(CLIP_RATE, self.ctx.rate), Utterance::new(String::new(), how))
                     });
                     let samples = pcm.push(&bytes);
                     self.send(utterance, &samples, &mut gate).await;
@@ -165,7 +211,7 @@ impl Speaker {
                 Item::Sentence(text) => {
                     self.end_clip(clip.take(), &mut gate).await;
                     self.account.room().await;
-                    self.sentence(Utterance::new(text, protect), &mut gate).await?;
+                    self.sentence(Utterance::new(text, how), &mut gate).await?;
                 }
             }
         }
@@ -173,7 +219,7 @@ impl Speaker {
         Ok(())
     }
 
-    async fn end_clip(&self, clip: Option<(Pcm, Utterance)>, gate: &mut Gate) {
+    async fn end_clip(&self, clip: Option<(Pcm, Utterance<'_>)>, gate: &mut Gate) {
         if let Some((mut pcm, mut utterance)) = clip {
             let rest = pcm.finish();
             self.send(&mut utterance, &rest, gate).await;
@@ -182,7 +228,7 @@ impl Speaker {
     }
 
     /// A sentence that fails is skipped, unless too many do.
-    async fn sentence(&self, mut utterance: Utterance, gate: &mut Gate) -> Result<(), Fault> {
+    async fn sentence(&self, mut utterance: Utterance<'_>, gate: &mut Gate) -> Result<(), Fault> {
         let result = self.stream(&mut utterance, gate).await;
         self.end(&utterance, gate).await;
         if utterance.samples > 0 {
@@ -205,10 +251,23 @@ impl Speaker {
         Ok(())
     }
 
-    async fn stream(&self, utterance: &mut Utterance, gate: &mut Gate) -> Result<(), Failure> {
+    async fn stream(&self, utterance: &mut Utterance<'_>, gate: &mut Gate) -> Result<(), Failure> {
         let most = self.ctx.rate.samples_in(MAX_UTTERANCE);
         let mut speech = self.tts.speak(&utterance.text).await?;
-        while let Some(samples) = speech.next().await? {
+        while let Some(chunk) = speech.next().await? {
+            let samples = match chunk {
+                Chunk::Samples(samples) => samples,
+                Chunk::Words(words) => {
+                    match utterance.id {
+                        Some(id) => self.account.history().timed(id, words),
+                        None => utterance.words.extend(words),
+                    }
+                    continue;
+                }
+            };
+            if let Manner::Answer(stamps) = utterance.how {
+                stamps.note(|timing| &mut timing.speech);
+            }
             self.send(utterance, &samples, gate).await;
             if utterance.samples > most {
                 let what = format_args!("more than {} s of audio for one sentence", MAX_UTTERANCE.as_secs());
@@ -218,7 +277,7 @@ impl Speaker {
         Ok(())
     }
 
-    async fn send(&self, utterance: &mut Utterance, samples: &[i16], gate: &mut Gate) {
+    async fn send(&self, utterance: &mut Utterance<'_>, samples: &[i16], gate: &mut Gate) {
         for part in samples.chunks(EVENT_SAMPLES) {
             opened(gate).await;
             let id = match utterance.id {
@@ -227,23 +286,31 @@ impl Speaker {
             };
             utterance.samples += part.len();
             self.account.history().sent(id, part.len());
-            self.emit(AgentEvent::Audio(id, part.to_vec()), utterance.protect, gate).await;
+            self.emit(AgentEvent::Audio(id, part.to_vec()), utterance.is_protected(), gate).await;
         }
     }
 
-    async fn begin(&self, utterance: &mut Utterance, gate: &mut Gate) -> UtteranceId {
-        let id = self.account.history().begin(utterance.text.clone(), utterance.protect);
+    async fn begin(&self, utterance: &mut Utterance<'_>, gate: &mut Gate) -> UtteranceId {
+        let id = self.account.history().begin(utterance.text.clone(), utterance.is_protected());
         utterance.id = Some(id);
-        if utterance.protect {
-            self.emit(AgentEvent::Protected(id), true, gate).await;
+        self.account.history().timed(id, std::mem::take(&mut utterance.words));
+        match utterance.how {
+            Manner::Say { protect: true } => self.emit(AgentEvent::Protected(id), true, gate).await,
+            Manner::Say { protect: false } => {}
+            Manner::Answer(stamps) => {
+                let timing = stamps.lock().take();
+                if let Some(timing) = timing {
+                    self.emit(AgentEvent::Timing(timing), false, gate).await;
+                }
+            }
         }
         id
     }
 
-    async fn end(&self, utterance: &Utterance, gate: &mut Gate) {
+    async fn end(&self, utterance: &Utterance<'_>, gate: &mut Gate) {
         if let Some(id) = utterance.id {
             self.account.history().ended(id);
-            self.emit(AgentEvent::AudioEnd(id), utterance.protect, gate).await;
+            self.emit(AgentEvent::AudioEnd(id), utterance.is_protected(), gate).await;
         }
     }
 
@@ -263,9 +330,10 @@ async fn opened(gate: &mut Gate) -> u32 {
     }
 }
 
-async fn cut(mut pieces: mpsc::Receiver<Piece>, items: mpsc::Sender<Item>) {
+async fn cut(mut pieces: mpsc::Receiver<Piece>, items: mpsc::Sender<Item>, stamps: &Stamps) {
     let (mut citations, mut sentences) = (Citations::default(), Sentences::default());
     while let Some(piece) = pieces.recv().await {
+        stamps.note(|timing| &mut timing.token);
         let found = match piece {
             Piece::Text(text) => sentences.push(&citations.push(&text)).into_iter().map(Item::Sentence).collect(),
             Piece::Audio(bytes) => {
@@ -274,12 +342,14 @@ async fn cut(mut pieces: mpsc::Receiver<Piece>, items: mpsc::Sender<Item>) {
             }
         };
         for item in found {
+            stamps.note(|timing| &mut timing.sentence);
             if items.send(item).await.is_err() {
                 return;
             }
         }
     }
     for sentence in rest(&mut citations, &mut sentences) {
+        stamps.note(|timing| &mut timing.sentence);
         if items.send(Item::Sentence(sentence)).await.is_err() {
             return;
         }

@@ -77,9 +77,9 @@ impl Service {
                     return Ok(());
                 }
                 "error" if reply.fatal == Some(true) => {
-                    return Err(Failure::Final(fault("agent.llm.failed", NAME, reply.words())));
+                    return Err(Failure::Final(fault("agent.llm.failed", NAME, reply.complaint())));
                 }
-                "error" => return once("agent.llm.failed", reply.words()),
+                "error" => return once("agent.llm.failed", reply.complaint()),
                 _ => {}
             }
         }

@@ -161,9 +161,9 @@ impl Line {
             }
             "speech_started" => Heard::Started,
             "end_of_turn" => Heard::EndOfTurn,
-            "error" if reply.fatal == Some(true) => return Ok(Some(reply.words())),
+            "error" if reply.fatal == Some(true) => return Ok(Some(reply.complaint())),
             "error" => {
-                self.ends.health.trouble(fault("agent.stt.failed", NAME, reply.words()));
+                self.ends.health.trouble(fault("agent.stt.failed", NAME, reply.complaint()));
                 return Ok(None);
             }
             _ => return Ok(None),

@@ -22,6 +22,24 @@ pub enum Tts {
     Ws(ws::Service),
 }
 
+/// Part of what is spoken.
+#[derive(Debug)]
+pub enum Chunk {
+    /// Samples at the leg's rate, at least one.
+    Samples(Vec<i16>),
+    /// When words of the text are spoken; these follow those that came before.
+    Words(Vec<Word>),
+}
+
+/// A word, and when it has been spoken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// As it is in the text, or as it is spoken.
+    pub text: String,
+    /// From the beginning of the text's audio.
+    pub end: std::time::Duration,
+}
+
 /// Speech as it is being synthesised. Dropping it cancels the request.
 #[derive(Debug)]
 pub enum Speech {
@@ -55,10 +73,10 @@ impl Tts {
 }
 
 impl Speech {
-    /// More samples at the leg's rate, at least one; `None` at the end. What is not asked for stays unread.
-    pub async fn next(&mut self) -> Result<Option<Vec<i16>>, Failure> {
+    /// More; `None` at the end. What is not asked for stays unread.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         match self {
-            Self::Http(speech) => speech.next().await,
+            Self::Http(speech) => Ok(speech.next().await?.map(Chunk::Samples)),
             Self::Ws(speech) => speech.next().await,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use url::Url;
 
-use super::Pcm;
+use super::{Chunk, Pcm, Word};
 use crate::{
     agent::{
         Context,
@@ -17,6 +17,20 @@ use crate::{
 };
 
 const NAME: &str = "speech synthesis";
+
+/// Words of one sentence whose times are kept.
+const MOST_WORDS: usize = 2_000;
+/// Longest of them, in bytes.
+const LONGEST_WORD: usize = 200;
+
+/// The words in `words:[{text,start_ms,end_ms}]`; what is none of them is left out.
+fn words(list: &serde_json::Value) -> impl Iterator<Item = Word> {
+    list.as_array().into_iter().flatten().filter_map(|word| {
+        let text = word.get("text")?.as_str().filter(|text| text.len() <= LONGEST_WORD)?;
+        let end = word.get("end_ms")?.as_f64().filter(|ms| (0.0..=3.6e6).contains(ms))?;
+        Some(Word { text: text.to_owned(), end: Duration::from_secs_f64(end / 1_000.0) })
+    })
+}
 
 /// A speech synthesis behind a WebSocket.
 #[derive(Debug)]
@@ -33,6 +47,8 @@ pub struct Speech {
     asked: Asked,
     /// Once it has begun.
     pcm: Option<Pcm>,
+    words: Vec<Word>,
+    told: usize,
     ended: bool,
     rate: Rate,
     timeout: Duration,
@@ -52,6 +68,8 @@ impl Service {
         Ok(Speech {
             asked,
             pcm: None,
+            words: Vec::new(),
+            told: 0,
             ended: false,
             rate: self.rate,
             timeout: self.timeout,
@@ -61,11 +79,14 @@ impl Service {
 }
 
 impl Speech {
-    pub async fn next(&mut self) -> Result<Option<Vec<i16>>, Failure> {
+    pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         while !self.ended {
             let samples = self.more().await?;
             if !samples.is_empty() {
-                return Ok(Some(samples));
+                return Ok(Some(Chunk::Samples(samples)));
+            }
+            if !self.words.is_empty() {
+                return Ok(Some(Chunk::Words(std::mem::take(&mut self.words))));
             }
         }
         Ok(None)
@@ -96,13 +117,19 @@ impl Speech {
                 self.pcm = Some(Pcm::new(rate.unwrap_or(self.rate.hz()), self.rate));
                 Ok(Vec::new())
             }
+            "words" => {
+                let room = MOST_WORDS.saturating_sub(self.told);
+                self.words = words(&reply.words).take(room).collect();
+                self.told += self.words.len();
+                Ok(Vec::new())
+            }
             "end" => {
                 self.ended = true;
                 self.asked.done();
                 self.health.fine();
                 Ok(self.pcm.take().map_or_else(Vec::new, |mut pcm| pcm.finish()))
             }
-            "error" => once("agent.tts.failed", reply.words()),
+            "error" => once("agent.tts.failed", reply.complaint()),
             _ => Ok(Vec::new()),
         }
     }

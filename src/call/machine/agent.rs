@@ -32,13 +32,14 @@ impl Call {
                     self.protected.push(utterance);
                 }
             }
+            AgentEvent::Timing(timing) => self.latency.timing(timing),
             AgentEvent::Transcript { role, text, is_final } if !text.trim().is_empty() => {
                 if role == Role::User {
                     self.words(&text, is_final, now, out);
                 }
                 if is_final {
                     if role == Role::User {
-                        self.latency.words(now);
+                        self.latency.words(self.last_voiced(), now);
                         self.asked();
                     }
                     out.push(Output::Event(CallEvent::Transcription { role, text }, now));

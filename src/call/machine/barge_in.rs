@@ -38,7 +38,7 @@ impl Call {
                     self.idle.answered();
                     self.stay();
                 }
-                let cuts = self.mode.barge_in && !self.words_decide() && self.heard_since.is_some();
+                let cuts = self.mode.barge_in && !self.words_decide() && self.hearing.is_some();
                 if cuts && self.is_agent_speaking() && !self.is_protected() {
                     self.interrupt(now, out);
                 }
@@ -54,7 +54,7 @@ impl Call {
                 }
             }
             Some(Turn::Stopped) => {
-                self.latency.stopped(self.voiced_at);
+                self.latency.stopped(self.voiced_at, now);
                 self.edge(AgentInput::CallerSpeech(false), out);
             }
             None => {}
@@ -94,12 +94,17 @@ impl Call {
 
     /// Whether the caller's voice was heard since the agent began to speak: else words are older, or the agent's own.
     fn is_heard_by(&self, now: Instant) -> bool {
-        self.heard_since.is_some_and(|since| self.voiced_at > since && now < self.voiced_at + LATE_WORDS)
+        self.hearing.is_some_and(|hearing| self.voiced_at > hearing.since && now < self.voiced_at + LATE_WORDS)
     }
 
     /// Whether words cut what is heard now; what has not been heard at all they always do.
     fn words_cut(&self) -> bool {
-        (self.words_decide() || self.heard_since.is_none()) && !self.is_protected()
+        (self.words_decide() || self.hearing.is_none()) && !self.is_protected()
+    }
+
+    /// The caller's last voiced frame, if it was heard after the agent.
+    pub(super) fn last_voiced(&self) -> Option<Instant> {
+        (self.voiced_at > self.spoke_at).then_some(self.voiced_at)
     }
 
     /// Whether words cut the agent, and the voice alone does not.
@@ -173,23 +178,23 @@ impl Call {
             return;
         }
         self.stats.interruptions += 1;
-        self.cut(out);
+        self.cut(now, out);
         out.push(Output::Leg(LegCommand::Flush));
         out.push(Output::Event(CallEvent::Interruption, now));
     }
 
     /// Cuts what the agent says; when nothing of it has been heard, nobody was interrupted.
     pub(super) fn interrupt_or_take_back(&mut self, now: Instant, out: &mut Vec<Output>) {
-        if self.heard_since.is_some() {
+        if self.hearing.is_some() {
             self.interrupt(now, out);
         } else if self.is_agent_speaking() {
             self.stats.taken_back += 1;
-            self.cut(out);
+            self.cut(now, out);
         }
     }
 
     /// Throws away what waits and tells the agent what was heard.
-    pub(super) fn cut(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn cut(&mut self, now: Instant, out: &mut Vec<Output>) {
         self.cut_up_to = self.cut_up_to.max(self.playout.latest());
         let unheard = if self.pending.take().is_some() { Duration::from_millis(20) } else { Duration::ZERO };
         let delay = Duration::from_millis(self.config().network_delay_ms) + unheard;
@@ -202,7 +207,7 @@ impl Call {
         self.running = false;
         self.owed = false;
         self.held_since = None;
-        self.heard_since = None;
+        self.end_turn(true, now, out);
         let utterance = current.map(|(utterance, _)| utterance);
         let heard = current.map_or(Duration::ZERO, |(_, played)| played.saturating_sub(delay));
         out.push(Output::Agent(AgentInput::Interrupt { utterance, heard }));

@@ -38,7 +38,7 @@ impl Call {
             match self.config().goodbye.clone().filter(|_| self.obeys()) {
                 Some(text) => {
                     if self.is_agent_speaking() {
-                        self.cut(out);
+                        self.cut(now, out);
                     }
                     self.leave(text, EndReason::MaxDuration, now, out);
                 }
@@ -103,8 +103,9 @@ impl Call {
         }
         self.protected.clear();
         if self.is_agent_speaking() {
-            self.cut(out);
+            self.cut(now, out);
         }
+        self.end_turn(false, now, out);
         self.state = State::Finishing { reason, at: now, until: now + FINAL_WORDS };
         if !self.leg_gone {
             out.push(Output::Leg(LegCommand::Hangup));

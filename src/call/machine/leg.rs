@@ -60,6 +60,7 @@ impl Call {
             }
             None => {
                 self.thinking = Some(now);
+                self.latency.asked(now);
                 out.push(Output::Agent(AgentInput::Dtmf(digit)));
             }
         }
@@ -71,6 +72,7 @@ impl Call {
             self.collector = Collect::of(&self.config().dtmf).map(Collector::new);
         }
         self.thinking = Some(now);
+        self.latency.asked(now);
         out.push(Output::Agent(AgentInput::Digits(digits)));
     }
 

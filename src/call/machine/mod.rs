@@ -16,7 +16,7 @@ use super::{
     config::Config,
     dtmf::Collector,
     grid::{Grid, PATIENCE},
-    latency::Watch,
+    latency::{Latency, Watch},
     playout::{Budget, Playout},
     turn::{Idle, Voice},
 };
@@ -130,6 +130,14 @@ struct Farewell {
     whole: bool,
 }
 
+/// The agent's turn, as far as the caller has heard it.
+#[derive(Debug, Clone, Copy)]
+struct Hearing {
+    since: Instant,
+    frames: u32,
+    latency: Option<Latency>,
+}
+
 /// One conversation.
 #[derive(Debug)]
 pub struct Call {
@@ -163,9 +171,11 @@ pub struct Call {
     partials: bool,
     /// How much silence ends the caller's turn, by what they have said so far.
     end_after: Duration,
-    /// Since when the caller hears the turn of the agent that is going on, and how many slots ago that was last.
-    heard_since: Option<Instant>,
+    /// The turn of the agent that is going on, and how many slots ago it was heard last.
+    hearing: Option<Hearing>,
     quiet: u32,
+    /// When the caller last heard the agent, or the call began.
+    spoke_at: Instant,
     /// The agent has sent all of its turn.
     turn_done: bool,
     protected: Vec<UtteranceId>,
@@ -220,8 +230,9 @@ impl Call {
             voiced_at: now,
             has_words: false,
             partials: false,
-            heard_since: None,
+            hearing: None,
             quiet: 0,
+            spoke_at: now,
             turn_done: false,
             protected: Vec::new(),
             muted: false,
@@ -238,7 +249,7 @@ impl Call {
             agent_gone: false,
             leg_gone: false,
             played: Vec::with_capacity(4),
-            latency: Watch::default(),
+            latency: Watch::new(setup.mode.transcribes),
             stats: Stats::default(),
         }
     }

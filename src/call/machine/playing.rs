@@ -1,11 +1,11 @@
 //! What the caller hears, one frame a slot.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{APOLOGY, Call, PAUSE_SLOTS, State};
+use super::{APOLOGY, Call, Hearing, PAUSE_SLOTS, State};
 use crate::{
     audio::Frame,
-    call::{AgentInput, CallEvent, LegCommand, Output, grid::PATIENCE},
+    call::{AgentInput, CallEvent, LegCommand, Output, PERIOD, Turn, grid::PATIENCE},
 };
 
 impl Call {
@@ -54,7 +54,7 @@ impl Call {
             }
         }
         let Some(mut frame) = taken else {
-            self.silent_slot();
+            self.silent_slot(now, out);
             let mut frame = Frame::silence(self.rate);
             self.mix(&mut frame, false);
             self.send(frame, false, now, out);
@@ -68,23 +68,40 @@ impl Call {
             return;
         }
         self.gap = 0;
-        self.heard_since.get_or_insert(now);
         self.quiet = 0;
-        if let Some(latency) = self.latency.played(now) {
-            out.push(Output::Event(CallEvent::Turn(latency), now));
-        }
+        self.hear(now, out);
         // The end of an utterance is no lateness: nothing is owed after it.
         self.running = !(ended && self.playout.queued() == 0);
         self.mix(&mut frame, true);
         self.send(frame, true, now, out);
     }
 
+    /// A frame of the agent's turn is heard.
+    fn hear(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let latency = self.latency.played(now);
+        if latency.is_some() && self.hearing.is_some() {
+            // an answer right behind something else
+            self.end_turn(false, now, out);
+        }
+        let hearing = self.hearing.get_or_insert(Hearing { since: now, frames: 0, latency });
+        hearing.frames += 1;
+        self.spoke_at = now;
+    }
+
+    /// The agent's turn is over.
+    pub(super) fn end_turn(&mut self, cut: bool, now: Instant, out: &mut Vec<Output>) {
+        self.turn_done = false;
+        if let Some(Hearing { frames, latency, .. }) = self.hearing.take() {
+            let heard = (PERIOD * frames).saturating_sub(Duration::from_millis(self.config().network_delay_ms));
+            out.push(Output::Event(CallEvent::Turn(Turn { latency, heard, cut }), now));
+        }
+    }
+
     /// A slot without agent speech.
-    fn silent_slot(&mut self) {
+    fn silent_slot(&mut self, now: Instant, out: &mut Vec<Output>) {
         self.quiet = self.quiet.saturating_add(1);
         if (self.turn_done || self.quiet >= PAUSE_SLOTS) && !self.is_agent_speaking() {
-            self.heard_since = None;
-            self.turn_done = false;
+            self.end_turn(false, now, out);
         }
         if self.running {
             self.stats.underruns += 1;

@@ -9,8 +9,11 @@ use super::{
     speaking::{Kind, Running},
 };
 use crate::{
-    agent::stt::{Heard, Joiner, Order},
-    call::{AgentEvent, Edge, Ending, Lexicon, Role, Weight},
+    agent::{
+        cascade::speaker::{Stamps, now},
+        stt::{Heard, Joiner, Order},
+    },
+    call::{AgentEvent, Edge, Ending, Lexicon, Role, Timing, Weight},
 };
 
 /// Longest text of the caller that waits for its turn, in bytes.
@@ -46,6 +49,8 @@ pub struct Caller {
     pauses: bool,
     /// Speech recognition was told to finish, and nothing has come since.
     flushed: bool,
+    /// When its latest final words came.
+    words_at: Option<std::time::Instant>,
     /// A back-channel that was said into the agent's words.
     murmur: Option<(String, Instant)>,
 }
@@ -63,6 +68,7 @@ impl Caller {
             speaks: false,
             pauses: false,
             flushed: false,
+            words_at: None,
             murmur: None,
         }
     }
@@ -155,6 +161,7 @@ impl Conductor {
     fn piece(&mut self, text: &str) {
         self.caller.partial = None;
         self.caller.flush_at = None;
+        self.caller.words_at = Some(now());
         let follows = !self.caller.joiner.is_empty();
         for utterance in self.caller.joiner.push(text) {
             self.caller.debounce = None;
@@ -207,11 +214,15 @@ impl Conductor {
     /// Asks before it is sure that the caller has said everything; nothing of the answer is heard before that.
     fn guess(&mut self, text: String) {
         let idle = self.finish_by.is_none() && self.running.is_none() && self.queued.is_none();
-        if !idle || self.caller.guessed >= MOST_GUESSES || !self.account.history().is_answered() {
+        if !idle
+            || self.is_murmur(&text, false)
+            || self.caller.guessed >= MOST_GUESSES
+            || !self.account.history().is_answered()
+        {
             return;
         }
         self.caller.guessed += 1;
-        self.ask_for(Kind::Guess(text));
+        self.ask_for(Kind::Guess(text), Stamps::new(Timing::default()));
     }
 
     /// The caller has finished.
@@ -230,11 +241,14 @@ impl Conductor {
     /// The caller has said something.
     fn utterance(&mut self, text: &str) {
         self.caller.guessed = 0;
+        self.caller.partial = None;
+        let words = self.caller.words_at.take();
         self.push(AgentEvent::Transcript { role: Role::User, text: text.to_owned(), is_final: true });
         if self.finish_by.is_some() {
             return;
         }
-        if self.is_speaking() && self.ctx.rules.lexicon.weigh(text, true) == Weight::Listening {
+        if self.is_murmur(text, true) {
+            self.running.take_if(|running| matches!(running.kind, Kind::Guess(_)));
             self.caller.murmur = Some((text.to_owned(), Instant::now()));
             // there is nothing to answer, so far
             self.push(AgentEvent::TurnDone);
@@ -244,6 +258,10 @@ impl Conductor {
         match self.running.as_mut() {
             Some(running) if matches!(&running.kind, Kind::Guess(guess) if Lexicon::same(guess, text)) => {
                 running.kind = Kind::Answer;
+                running.stamps.note(|timing| &mut timing.turn);
+                if let Some(words) = words {
+                    running.stamps.note_at(|timing| &mut timing.words, words);
+                }
                 let mut history = self.account.history();
                 history.user(text);
                 history.answer(true);
@@ -257,7 +275,7 @@ impl Conductor {
         }
         self.running = None;
         self.account.history().user_continues(text);
-        self.ask();
+        self.ask(Stamps::new(Timing { words, turn: Some(now()), ..Timing::default() }));
     }
 
     /// Everything the agent said has been heard: a "yes" into its last words was meant.
@@ -271,8 +289,13 @@ impl Conductor {
             && self.running.is_none()
         {
             self.account.history().user_continues(&text);
-            self.ask();
+            self.ask(Stamps::new(Timing { turn: Some(now()), ..Timing::default() }));
         }
+    }
+
+    /// Whether this is a back-channel into the agent's words.
+    fn is_murmur(&self, text: &str, is_final: bool) -> bool {
+        self.is_speaking() && self.ctx.rules.lexicon.weigh(text, is_final) == Weight::Listening
     }
 
     /// Whether the agent's voice is in the caller's ear.
@@ -305,6 +328,6 @@ impl Conductor {
             self.account.history().user(&before);
         }
         self.account.history().user(digits);
-        self.ask();
+        self.ask(Stamps::new(Timing { turn: Some(now()), ..Timing::default() }));
     }
 }

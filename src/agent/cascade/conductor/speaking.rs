@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use super::{Conductor, Flow};
+use crate::agent::cascade::speaker::Stamps;
 use crate::{
     agent::health::{Report, Service},
     call::{AgentEvent, Fault, UtteranceId},
@@ -20,6 +21,7 @@ pub struct Running {
     work: Speaking,
     pub gate: watch::Sender<Option<u32>>,
     pub kind: Kind,
+    pub stamps: Stamps,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -82,11 +84,11 @@ impl Conductor {
     }
 
     /// Asks for an answer to what the history ends with.
-    pub(super) fn ask(&mut self) {
-        self.ask_for(Kind::Answer);
+    pub(super) fn ask(&mut self, stamps: Stamps) {
+        self.ask_for(Kind::Answer, stamps);
     }
 
-    pub(super) fn ask_for(&mut self, kind: Kind) {
+    pub(super) fn ask_for(&mut self, kind: Kind, stamps: Stamps) {
         let (messages, open) = {
             let mut history = self.account.history();
             match &kind {
@@ -100,8 +102,9 @@ impl Conductor {
         };
         let (gate, opened) = watch::channel(open);
         let speaker = Arc::clone(&self.speaker);
-        let work: Speaking = Box::pin(async move { speaker.answer(messages, opened).await });
-        self.running = Some(Running { work, gate, kind });
+        let noted = stamps.clone();
+        let work: Speaking = Box::pin(async move { speaker.answer(messages, noted, opened).await });
+        self.running = Some(Running { work, gate, kind, stamps });
     }
 
     pub(super) fn begin_next(&mut self) {
@@ -113,10 +116,11 @@ impl Conductor {
             let (gate, open) = watch::channel(Some(self.generation));
             let speaker = Arc::clone(&self.speaker);
             let work: Speaking = Box::pin(async move { speaker.say(&text, protect, open).await });
-            self.running = Some(Running { work, gate, kind: Kind::Saying { protect } });
+            self.running = Some(Running { work, gate, kind: Kind::Saying { protect }, stamps: Stamps::default() });
         } else if let Some(text) = self.queued.take() {
             self.account.history().user_continues(&text);
-            self.ask();
+            // the caller was listening meanwhile: that is no delay
+            self.ask(Stamps::default());
         }
     }
 
