@@ -5,6 +5,7 @@ mod announced;
 mod calls;
 mod durable;
 mod media;
+mod recording;
 mod sound;
 mod turns;
 
@@ -13,19 +14,19 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
-    task::LocalSet,
+    task::{JoinSet, LocalSet},
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 pub use self::announced::Announced;
-use self::{calls::Calls, media::Media, sound::Sounds};
+use self::{calls::Calls, media::Media, recording::Recordings, sound::Sounds};
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
     api,
     asterisk::audiosocket,
-    call::{Budget, Envelope, Rules},
+    call::{Budget, CallEvent, Envelope, Rules},
     config::{Config, WhenBroken},
     net,
     session::Registry,
@@ -75,6 +76,9 @@ pub enum BindError {
     /// A sound cannot be read.
     #[error("{0}")]
     Sound(String),
+    /// The thread that writes recordings cannot be started.
+    #[error("the thread that writes recordings cannot be started: {0}")]
+    Recorder(io::Error),
     /// Threads cannot be started.
     #[error("the media threads cannot be started: {0}")]
     Media(io::Error),
@@ -150,7 +154,12 @@ impl App {
         }
         let ttl = Duration::from_secs(config.http.announcement_ttl_s);
         let announcements = Arc::new(Announced::new(ttl, config.http.max_announcements, store.clone()));
+        let recordings = Arc::new(Recordings::start(&config, http_addr).map_err(BindError::Recorder)?);
+        recordings.export(&metrics);
+        let registry = Arc::new(Registry::default());
         let state = api::State {
+            recordings: Some(recordings.dir()),
+            registry: Arc::clone(&registry),
             announcements: Arc::clone(&announcements),
             webhooks: webhooks.clone(),
             readiness: Arc::default(),
@@ -175,7 +184,8 @@ impl App {
             permits: Arc::new(Semaphore::new(config.limits.max_calls)),
             max_calls: config.limits.max_calls,
             announcements,
-            registry: Registry::default(),
+            registry,
+            recordings,
             metrics,
             webhooks,
             events: sender,
@@ -253,12 +263,15 @@ impl App {
         if let Some(store) = &store {
             let (watched, cancel) = (durable::watch(store.clone(), Arc::clone(&readiness)), delivery.clone());
             tracker.spawn(cancel.run_until_cancelled_owned(watched));
-            let (ended, cancel) = (durable::end_orphans(store.clone(), webhooks.clone()), delivery.clone());
+            let (ended, cancel) = (
+                durable::end_orphans(store.clone(), webhooks.clone(), Arc::clone(&calls.recordings)),
+                delivery.clone(),
+            );
             tracker.spawn(cancel.run_until_cancelled_owned(ended));
         }
         let unconnected = durable::end_unconnected(store.clone(), Arc::clone(&calls.announcements), webhooks.clone());
         tracker.spawn(delivery.clone().run_until_cancelled_owned(unconnected));
-        let event_task = tokio::spawn(deliver(events, webhooks.clone()));
+        let event_task = tokio::spawn(deliver(events, webhooks.clone(), Arc::clone(&calls.recordings)));
         loop {
             let pending = tokio::select! { biased;
                 () = shutdown.cancelled() => break,
@@ -317,12 +330,26 @@ async fn drain(calls: &Calls, deadline: Instant) -> usize {
 }
 
 /// The event task: what a call reported goes to the outbox, in order.
-async fn deliver(mut events: mpsc::Receiver<Envelope>, webhooks: Webhooks) {
-    let mut batch = Vec::new();
+async fn deliver(mut events: mpsc::Receiver<Envelope>, webhooks: Webhooks, recordings: Arc<Recordings>) {
+    let (mut batch, mut finishing) = (Vec::new(), JoinSet::new());
     // what came while the last ones were written to disk is written together
     while events.recv_many(&mut batch, EVENTS).await > 0 {
-        webhooks.put_all(std::mem::take(&mut batch)).await;
+        batch.iter().for_each(|envelope| recordings.said(envelope));
+        let waits = |envelope: &Envelope| {
+            matches!(envelope.event, CallEvent::Ended(_)) && recordings.is_recorded(envelope.call)
+        };
+        let (ended, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut batch).into_iter().partition(waits);
+        webhooks.put_all(rest).await;
+        for ended in ended {
+            let (webhooks, recordings) = (webhooks.clone(), Arc::clone(&recordings));
+            finishing.spawn(async move {
+                let ready = recordings.finish(&ended).await;
+                webhooks.put_all(vec![ready, ended]).await;
+            });
+        }
+        while finishing.try_join_next().is_some() {}
     }
+    finishing.join_all().await;
 }
 
 /// Shows what the rooms count under `/metrics`.

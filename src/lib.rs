@@ -9,6 +9,7 @@
 //! - [`session`]: the async loop that drives one [`call::Call`]. Names `call`, `audio`, `telemetry`.
 //! - [`asterisk`]: legs and listeners towards Asterisk. Names `call`, `audio`, `telemetry`.
 //! - [`agent`]: the AI services of a call. Names `call`, `audio`, `telemetry`, `net`.
+//! - [`recording`]: recordings of calls, and transcripts beside them. Names `call`, `audio`, `telemetry`.
 //! - [`webhook`]: the outbox and the delivery of events. Names `call`, `telemetry`, `net`.
 //! - [`api`]: the HTTP service. Names `session`, `webhook`, `call`, `telemetry`, `net`.
 //! - [`config`]: default < file < environment. Names the `Config` type of every room.
@@ -24,6 +25,7 @@ pub mod call;
 pub mod cli;
 pub mod config;
 pub mod net;
+pub mod recording;
 pub mod session;
 pub mod telemetry;
 pub mod webhook;

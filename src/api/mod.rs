@@ -1,7 +1,8 @@
-//! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`, `/api/webhooks`.
+//! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`, `/api/webhooks`, `/api/recordings`, `/api/calls`.
 
 mod announce;
 mod ready;
+mod recordings;
 mod routes;
 mod server;
 mod sts_url;
@@ -10,6 +11,7 @@ mod webhooks;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     sync::Arc,
 };
 
@@ -23,7 +25,7 @@ pub use sts_url::with_parameters;
 
 use crate::{
     net,
-    session::Announcements,
+    session::{Announcements, Registry},
     telemetry::metrics::Metrics,
     webhook::{Undecided, Webhooks, store::Store},
 };
@@ -78,6 +80,10 @@ pub struct State<A> {
     pub sts_url: Option<Arc<str>>,
     /// Where events are kept, for `/api/webhooks`.
     pub store: Option<Store>,
+    /// Where recordings are, for `/api/recordings`.
+    pub recordings: Option<Arc<Path>>,
+    /// The live calls, for `/api/calls`.
+    pub registry: Arc<Registry>,
     /// What `/api` wants to be told; `None`: it answers on loopback only.
     pub token: Option<Token>,
 }
@@ -93,6 +99,8 @@ impl<A> Clone for State<A> {
             allow_hosts: Arc::clone(&self.allow_hosts),
             sts_url: self.sts_url.clone(),
             store: self.store.clone(),
+            recordings: self.recordings.clone(),
+            registry: Arc::clone(&self.registry),
             token: self.token.clone(),
         }
     }
@@ -111,6 +119,8 @@ impl<A: Announcements> State<A> {
             allow_hosts: Arc::default(),
             sts_url: None,
             store: None,
+            recordings: None,
+            registry: Arc::default(),
             token: None,
         }
     }

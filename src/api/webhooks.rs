@@ -56,7 +56,7 @@ pub(super) fn router<A: Announcements>(shared: Arc<Shared<A>>) -> Router<Arc<Sha
         .route_layer(middleware::from_fn_with_state(shared, guard::<A>))
 }
 
-async fn guard<A: Announcements>(
+pub(super) async fn guard<A: Announcements>(
     extract::State(shared): Extracted<A>,
     Extension(Peer(peer)): Extension<Peer>,
     request: Request,

@@ -19,7 +19,7 @@ use tracing::{Instrument, Span, error, info, info_span, warn};
 use url::Url;
 use uuid::Uuid;
 
-use super::{announced::Announced, sound::Sounds};
+use super::{announced::Announced, recording::Recordings, sound::Sounds};
 use crate::{
     agent::{self, AnyAgent, Context, Outgoing, Overrides, Route, builtin::Voice},
     asterisk::audiosocket::{self, Identified, Pending},
@@ -50,7 +50,8 @@ pub(super) struct Calls {
     pub permits: Arc<Semaphore>,
     pub max_calls: usize,
     pub announcements: Arc<Announced>,
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
+    pub recordings: Arc<Recordings>,
     pub metrics: Arc<Metrics>,
     pub webhooks: Webhooks,
     pub events: mpsc::Sender<Envelope>,
@@ -160,7 +161,9 @@ impl Calls {
             );
         }
         info!(peer = %identified.peer, "call started, served by {}", described(&route));
-        Some((self.session(id, identified, (route, outgoing), orders).await, live))
+        let asked = announcement.as_ref().and_then(|announced| announced.payload.get("recording"));
+        let asked = asked.and_then(serde_json::Value::as_bool);
+        Some((self.session(id, identified, (route, outgoing), orders, asked).await, live))
     }
 
     fn admit(&self, announcement: Option<&Announcement>) -> Result<(Route, OwnedSemaphorePermit), Refusal> {
@@ -210,6 +213,7 @@ impl Calls {
         identified: Identified,
         (route, outgoing): (Route, Outgoing),
         commands: mpsc::Receiver<crate::call::Command>,
+        recorded: Option<bool>,
     ) -> Session<audiosocket::Leg, AnyAgent> {
         let uuid = identified.uuid;
         let leg = identified.into_leg().await;
@@ -231,6 +235,7 @@ impl Calls {
             id,
             uuid,
             setup,
+            tape: self.recordings.begin(id, uuid, rate, recorded),
             audio: Arc::clone(&self.audio),
             leg,
             agent,

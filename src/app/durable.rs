@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::Announced;
+use super::{Announced, recording::Recordings};
 use crate::{
     api::Readiness,
     call::{CallEvent, CallId, EndReason, Envelope, EventId},
@@ -62,7 +62,7 @@ pub(super) async fn watch(store: Store, readiness: Arc<Readiness>) {
 }
 
 /// Ends the calls that were live when their gateway was killed: whoever counts calls learns of each end.
-pub(super) async fn end_orphans(store: Store, webhooks: Webhooks) {
+pub(super) async fn end_orphans(store: Store, webhooks: Webhooks, recordings: Arc<Recordings>) {
     while let Some(orphans) = store.orphans().await {
         let calls: Vec<_> = orphans.iter().map(|orphan| orphan.call).collect();
         let recalled = store.past(&calls, |past| webhooks.recall(past.call, &past.kind, past.at, &past.body)).await;
@@ -75,7 +75,13 @@ pub(super) async fn end_orphans(store: Store, webhooks: Webhooks) {
         for orphan in orphans {
             let reason = EndReason::GatewayRestarted;
             warn!(call = %orphan.call, uuid = %orphan.uuid, reason = reason.code(), "this call was live when its gateway was killed: it is reported as ended");
-            let (id, at, event) = (EventId::new(), SystemTime::now(), CallEvent::Ended(reason));
+            let at = SystemTime::now();
+            if let Some(event) = recordings.found(orphan.call) {
+                let _ = webhooks
+                    .put(Envelope { id: EventId::new(), call: orphan.call, uuid: orphan.uuid, at, event })
+                    .await;
+            }
+            let (id, event) = (EventId::new(), CallEvent::Ended(reason));
             // a full outbox has counted and reported it; the next start tries again
             let _ = webhooks.put(Envelope { id, call: orphan.call, uuid: orphan.uuid, at, event }).await;
         }

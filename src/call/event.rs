@@ -1,6 +1,6 @@
 //! What is reported about a call.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
@@ -26,6 +26,19 @@ impl Role {
     }
 }
 
+/// Where a call's recording is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recording {
+    /// The WAV file.
+    pub recording_url: String,
+    /// The transcript beside it, as JSON.
+    pub transcript_url: Option<String>,
+    /// Its length; `None`: the gateway was killed while it was written.
+    pub duration: Option<Duration>,
+    /// Whether all of the call is in it.
+    pub complete: bool,
+}
+
 /// Something that happened on a call and that the rest of the business may want to know.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -47,6 +60,8 @@ pub enum CallEvent {
     ServiceFailed(Fault),
     /// The agent has finished, or was cut. Not one of the contract's types.
     Turn(Turn),
+    /// The call's recording is whole, or as whole as it will be. Not one of the contract's types.
+    RecordingReady(Recording),
     /// So many events had to be dropped here. Not one of the contract's types.
     EventsLost(u64),
     /// The call is over: the last event of the contract's types.
@@ -64,6 +79,7 @@ impl CallEvent {
             Self::Dtmf(_) => "dtmf_digit",
             Self::ServiceFailed(_) => "service_failed",
             Self::Turn(_) => "turn",
+            Self::RecordingReady(_) => "recording_ready",
             Self::EventsLost(_) => "events_lost",
             Self::Ended(_) => "call_ended",
         }

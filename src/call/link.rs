@@ -172,6 +172,8 @@ pub enum Command {
     Mute(bool),
     /// Collect the caller's keys like this; `None`: as the settings say.
     Collect(Option<Collect>),
+    /// Go on recording (`true`), or put silence into the recording from here.
+    Record(bool),
 }
 
 /// What became of something sent.

@@ -12,11 +12,12 @@ mod latency;
 mod link;
 mod machine;
 mod playout;
+mod tape;
 mod turn;
 
 pub use config::{BargeIn, Config, Dtmf, Endpoint, Idle, Policy, Vad};
 pub use dtmf::Collect;
-pub use event::{CallEvent, EndReason, Envelope, Role};
+pub use event::{CallEvent, EndReason, Envelope, Recording, Role};
 pub use grid::{CATCH_UP, PERIOD};
 pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
 pub use latency::{Latency, Timing, Turn};
@@ -26,4 +27,5 @@ pub use link::{
 };
 pub use machine::{Call, Mode, Setup, Stats};
 pub use playout::Budget;
+pub use tape::{Sink, Tap, Tape};
 pub use turn::{Ending, Lexicon, Rules, VOICE_MS, Weight, languages};

@@ -29,7 +29,7 @@ pub use self::{
     fault::{Fault, Faults, redacted_url},
     layer::DEFAULTS,
 };
-use crate::{agent, api, asterisk::audiosocket, audio, call, net, webhook};
+use crate::{agent, api, asterisk::audiosocket, audio, call, net, recording, webhook};
 
 /// Where a `hark.toml` is looked for when nobody says where it is.
 pub const SEARCH: [&str; 2] = ["hark.toml", "/etc/hark/hark.toml"];
@@ -47,6 +47,8 @@ pub struct Config {
     pub call: call::Config,
     /// What is done to the caller's audio.
     pub audio: audio::Config,
+    /// Recordings of calls.
+    pub recording: recording::Config,
     /// Where events go.
     pub webhooks: webhook::Config,
     /// Where what comes from outside may send calls.
@@ -233,6 +235,7 @@ impl Config {
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
             audio: merged.section("audio", &mut faults),
+            recording: merged.section("recording", &mut faults),
             webhooks: merged.section("webhooks", &mut faults),
             routing: merged.section("routing", &mut faults),
             database: merged.section("database", &mut faults),
@@ -257,6 +260,7 @@ impl Default for Config {
             agent: agent::Config::default(),
             call: call::Config::default(),
             audio: audio::Config::default(),
+            recording: recording::Config::default(),
             webhooks: webhook::Config::default(),
             routing: Routing::default(),
             database: Database::default(),

@@ -47,6 +47,7 @@ fn default_toml_is_the_default_of_every_struct() {
     same(&parsed.agent, &default.agent);
     same(&parsed.call, &default.call);
     same(&parsed.audio, &default.audio);
+    same(&parsed.recording, &default.recording);
     same(&parsed.webhooks, &default.webhooks);
     same(&parsed.routing, &default.routing);
     same(&parsed.database, &default.database);
@@ -67,6 +68,7 @@ fn default_toml_has_every_key_of_every_struct() {
         ("agent", fields::<agent::Config>()),
         ("call", fields::<call::Config>()),
         ("call.vad", fields::<call::Vad>()),
+        ("recording", fields::<crate::recording::Config>()),
         ("audio", fields::<audio::Config>()),
         ("call.barge_in", fields::<call::BargeIn>()),
         ("call.endpoint", fields::<call::Endpoint>()),

@@ -43,6 +43,7 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("call.vad.min_speech_ms", 1, 60_000),
     ("call.vad.redemption_ms", 1, 60_000),
     ("webhooks.timeout_ms", 1, 600_000),
+    ("recording.keep_days", 0, 36_500),
     ("webhooks.retry", 0, 100),
     ("webhooks.backoff_ms", 1, 3_600_000),
     ("webhooks.capacity", 1, 10_000_000),

@@ -42,6 +42,14 @@ impl Registry {
         self.lock().remove(&id);
     }
 
+    /// Where calls take orders that have this identity, or this UUID on the wire.
+    #[must_use]
+    pub fn find(&self, id: Uuid) -> Vec<(CallId, mpsc::Sender<Command>)> {
+        let calls = self.lock();
+        let wanted = calls.iter().filter(|(call, entry)| Uuid::from(**call) == id || entry.uuid == id);
+        wanted.map(|(call, entry)| (*call, entry.commands.clone())).collect()
+    }
+
     /// How many calls are live.
     #[must_use]
     pub fn len(&self) -> usize {

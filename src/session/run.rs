@@ -28,7 +28,7 @@ use crate::{
     audio::{self, vad::Vad},
     call::{
         Agent, AgentEvent, AgentInput, Call, CallEvent, CallId, Cause, Command, EndReason, Envelope, EventId, Fault,
-        Input, Leg, LegCommand, LegEvent, Output, Sent, Setup, Stats, Turn,
+        Input, Leg, LegCommand, LegEvent, Output, Sent, Setup, Stats, Tape, Turn,
     },
 };
 
@@ -50,6 +50,8 @@ pub struct Session<L, A> {
     pub uuid: Uuid,
     /// What the call starts with.
     pub setup: Setup,
+    /// The call's recording, if it is recorded.
+    pub tape: Option<Box<Tape>>,
     /// What is done to the caller's audio.
     pub audio: Arc<audio::Config>,
     /// Asterisk's side.
@@ -188,6 +190,9 @@ impl<L: Leg, A: Agent> Session<L, A> {
             let reason = self.drive(&mut call, &mut driver).await;
             let stats = call.stats();
             drop(call);
+            if let Some(mut tape) = self.tape.take() {
+                tape.finish(Instant::now().into_std());
+            }
             let summary = Summary {
                 reason,
                 duration: driver.clock.instant.elapsed(),
@@ -247,6 +252,13 @@ impl<L: Leg, A: Agent> Session<L, A> {
             };
             let digit = hearing.as_mut().and_then(|hearing| hearing.take(&mut input, now));
             report(&input);
+            if let Some(tape) = &mut self.tape {
+                match &input {
+                    Input::Leg(LegEvent::Audio(frame)) => tape.caller(frame.samples(), now),
+                    Input::Command(Command::Record(on)) => tape.pause(!on),
+                    _ => {}
+                }
+            }
             driver.frames_in += u64::from(matches!(input, Input::Leg(LegEvent::Audio(_))));
             call.handle(input, now, &mut driver.out);
             driver.carry_out(self);
@@ -366,9 +378,15 @@ impl Driver {
         for output in out.drain(..) {
             match output {
                 Output::Leg(command) => {
+                    if let (LegCommand::Audio(frame), Some(tape)) = (&command, &mut session.tape) {
+                        tape.heard(frame.samples(), Instant::now().into_std());
+                    }
                     let audio = matches!(command, LegCommand::Audio(_));
                     let sent = session.leg.send(command);
                     self.follow(Source::Leg, audio, &sent);
+                    if let (Some(tape), Sent::Refused(LegCommand::Audio(_))) = (&mut session.tape, &sent) {
+                        tape.unheard();
+                    }
                     if let Sent::Refused(LegCommand::Audio(frame)) = sent {
                         self.refused = Some(frame);
                     }

@@ -40,6 +40,12 @@ enum Payload<'a> {
         digit: &'a str,
     },
     Free(&'a Map<String, Value>),
+    Recording {
+        recording_url: &'a str,
+        transcript_url: Option<&'a str>,
+        duration_ms: Option<u64>,
+        complete: bool,
+    },
     Lost {
         count: u64,
     },
@@ -70,6 +76,12 @@ pub fn render(envelope: &Envelope) -> Bytes {
         CallEvent::Transcription { role, text } => Payload::Transcription { role: role.as_str(), text },
         CallEvent::Dtmf(Some(pressed)) => Payload::Dtmf { digit: pressed.as_char().encode_utf8(&mut digit) },
         CallEvent::Dtmf(None) => Payload::Dtmf { digit: MASKED_DIGIT },
+        CallEvent::RecordingReady(recording) => Payload::Recording {
+            recording_url: &recording.recording_url,
+            transcript_url: recording.transcript_url.as_deref(),
+            duration_ms: recording.duration.map(millis),
+            complete: recording.complete,
+        },
         CallEvent::EventsLost(count) => Payload::Lost { count: *count },
         CallEvent::ServiceFailed(fault) => Payload::Fault { code: fault.code, message: &fault.message },
         CallEvent::Turn(turn) => {

@@ -15,9 +15,11 @@ pub const TURN: &str = "turn";
 pub const ENDPOINT_DISABLED: &str = "endpoint_disabled";
 /// Events of a call had to be dropped here.
 pub const EVENTS_LOST: &str = "events_lost";
+/// The recording of a call can be fetched.
+pub const RECORDING_READY: &str = "recording_ready";
 
 /// Types that other receivers can subscribe to as well.
-pub const MORE: [&str; 5] = [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED, EVENTS_LOST];
+pub const MORE: [&str; 6] = [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED, EVENTS_LOST, RECORDING_READY];
 
 /// Whether there are events of this type.
 #[must_use]

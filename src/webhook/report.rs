@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     body::{CALL_INITIATED, timestamp},
-    catalogue::{CALL_ENDED, EVENTS_LOST, SERVICE_FAILED, TURN},
+    catalogue::{CALL_ENDED, EVENTS_LOST, RECORDING_READY, SERVICE_FAILED, TURN},
 };
 use crate::call::{CallEvent, CallId, EndReason, Envelope};
 
@@ -40,6 +40,8 @@ struct Record {
     answers: u64,
     longest_answer_ms: u64,
     failures: Vec<Value>,
+    recording: Option<Value>,
+    transcript_url: Option<Value>,
 }
 
 /// The live calls.
@@ -147,6 +149,10 @@ impl Record {
                 let ms = payload.get("total_ms").and_then(Value::as_u64).unwrap_or_default();
                 self.longest_answer_ms = self.longest_answer_ms.max(ms);
             }
+            RECORDING_READY => {
+                self.recording = payload.get("recording_url").cloned();
+                self.transcript_url = payload.get("transcript_url").cloned();
+            }
             // what was lost may have been words
             EVENTS_LOST => self.truncated = true,
             _ => {}
@@ -183,8 +189,19 @@ impl Known {
     /// The payload of `call_completed`. `refused`: why the call never connected.
     pub(super) fn report(self, refused: Option<&str>) -> Map<String, Value> {
         let usage = self.usage();
-        let Record { started, ended, metadata, transcript, truncated, digits, interruptions, failures, .. } =
-            self.record;
+        let Record {
+            started,
+            ended,
+            metadata,
+            transcript,
+            truncated,
+            digits,
+            interruptions,
+            failures,
+            recording,
+            transcript_url,
+            ..
+        } = self.record;
         let reason = refused.or(ended.map(|(_, reason)| reason.code()));
         let report = json!({
             "call_id": self.call.to_string(),
@@ -199,8 +216,8 @@ impl Known {
             "transcript_truncated": truncated,
             "failures": failures,
             "metadata": metadata,
-            "recording_url": null,
-            "transcript_url": null,
+            "recording_url": recording,
+            "transcript_url": transcript_url,
             "usage": usage,
         });
         match report {
@@ -238,8 +255,8 @@ impl Known {
             ("initial_context", record.metadata.clone().into()),
             ("gathered_context", gathered),
             ("transcript", record.transcript.clone().into()),
-            ("recording_url", Value::Null),
-            ("transcript_url", Value::Null),
+            ("recording_url", record.recording.clone().unwrap_or_default()),
+            ("transcript_url", record.transcript_url.clone().unwrap_or_default()),
             ("cost_info", self.usage()),
         ] {
             members.insert(name.to_owned(), value);

@@ -159,6 +159,7 @@ fn rig_with(journal: usize, panics_on_audio: bool, ambience: Option<Ambience>) -
             apology: Arc::new([-500; 1_600]),
             budget: Budget::of_bytes(64 << 20),
         },
+        tape: None,
         audio: Arc::new(audio::Config { inband_dtmf: InbandDtmf::Detect, ..audio::Config::default() }),
         leg: MemoryLeg {
             events: leg_events,

@@ -329,6 +329,8 @@ impl Call {
     fn command(&mut self, command: Command, now: Instant, out: &mut Vec<Output>) {
         match command {
             Command::Hangup(reason) => self.finish(reason, now, out),
+            // the session's own
+            Command::Record(_) => {}
             Command::Say(say) => {
                 if self.state == State::Live && !self.agent_gone {
                     out.push(Output::Agent(AgentInput::Say(say)));
