@@ -25,7 +25,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("webhook", &["call", "telemetry", "net"]),
     ("api", &["session", "webhook", "call", "telemetry", "net"]),
     // and of each of these only its settings
-    ("config", &["audio", "call", "asterisk", "agent", "session", "webhook", "api", "telemetry", "net"]),
+    ("config", &["audio", "call", "asterisk", "agent", "session", "recording", "webhook", "api", "telemetry", "net"]),
 ];
 
 #[test]

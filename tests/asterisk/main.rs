@@ -11,3 +11,4 @@ mod calls;
 mod conversation;
 mod endings;
 mod fallback;
+mod recordings;

@@ -18,6 +18,7 @@ mod fuzz_smoke;
 mod hostile;
 mod image;
 mod receivers;
+mod recordings;
 mod schema;
 mod speech;
 mod store;

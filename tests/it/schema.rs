@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use hark::{
-    call::{CallEvent, CallId, Digit, EndReason, Envelope, EventId, Fault, Latency, Role, Turn},
+    call::{CallEvent, CallId, Digit, EndReason, Envelope, EventId, Fault, Latency, Recording, Role, Turn},
     webhook::{Config, EndpointConfig, Webhooks, catalogue, schedule::Retry},
 };
 use serde_json::{Value, json};
@@ -111,6 +111,14 @@ async fn every_event_is_as_its_schema_says() {
     webhooks.describe(call, &metadata);
     let turn = |latency| CallEvent::Turn(Turn { latency, heard: Duration::from_secs(3), cut: true });
     let whole = Latency { stt: Some(Duration::from_millis(5)), answer: Duration::from_millis(3), ..Latency::default() };
+    let recording = |duration: Option<Duration>| {
+        CallEvent::RecordingReady(Recording {
+            recording_url: "http://h/x.wav".to_owned(),
+            transcript_url: duration.map(|_| "http://h/x.json".to_owned()),
+            duration,
+            complete: duration.is_some(),
+        })
+    };
     for event in [
         CallEvent::Started,
         CallEvent::Transcription { role: Role::User, text: "a".to_owned() },
@@ -121,6 +129,8 @@ async fn every_event_is_as_its_schema_says() {
         turn(None),
         turn(Some(whole)),
         CallEvent::EventsLost(3),
+        recording(Some(Duration::from_secs(3))),
+        recording(None),
         CallEvent::ServiceFailed(Fault { code: "a.b", message: "c".to_owned() }),
         CallEvent::Ended(EndReason::CallerHangup),
     ] {
@@ -128,7 +138,7 @@ async fn every_event_is_as_its_schema_says() {
         webhooks.put(envelope).await.unwrap();
     }
     assert_eq!(webhooks.flush(Instant::now() + PATIENCE).await, 0);
-    let (schema, seen) = (schema(), receiver.wait_for(16).await);
+    let (schema, seen) = (schema(), receiver.wait_for(18).await);
     for seen in &seen {
         assert_eq!(fault(&seen.json(), &schema, "event"), None);
     }
