@@ -250,8 +250,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 }
                 _ => None,
             };
-            let digit = hearing.as_mut().and_then(|hearing| hearing.take(&mut input, now));
-            report(&input);
+            // as the caller said it, before anything is done to it for the agent
             if let Some(tape) = &mut self.tape {
                 match &input {
                     Input::Leg(LegEvent::Audio(frame)) => tape.caller(frame.samples(), now),
@@ -259,6 +258,8 @@ impl<L: Leg, A: Agent> Session<L, A> {
                     _ => {}
                 }
             }
+            let digit = hearing.as_mut().and_then(|hearing| hearing.take(&mut input, now));
+            report(&input);
             driver.frames_in += u64::from(matches!(input, Input::Leg(LegEvent::Audio(_))));
             call.handle(input, now, &mut driver.out);
             driver.carry_out(self);
