@@ -190,9 +190,6 @@ impl<L: Leg, A: Agent> Session<L, A> {
             let reason = self.drive(&mut call, &mut driver).await;
             let stats = call.stats();
             drop(call);
-            if let Some(mut tape) = self.tape.take() {
-                tape.finish(Instant::now().into_std());
-            }
             let summary = Summary {
                 reason,
                 duration: driver.clock.instant.elapsed(),
@@ -251,13 +248,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 _ => None,
             };
             // as the caller said it, before anything is done to it for the agent
-            if let Some(tape) = &mut self.tape {
-                match &input {
-                    Input::Leg(LegEvent::Audio(frame)) => tape.caller(frame.samples(), now),
-                    Input::Command(Command::Record(on)) => tape.pause(!on),
-                    _ => {}
-                }
-            }
+            self.record(&input, now);
             let digit = hearing.as_mut().and_then(|hearing| hearing.take(&mut input, now));
             report(&input);
             driver.frames_in += u64::from(matches!(input, Input::Leg(LegEvent::Audio(_))));
@@ -277,6 +268,9 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 call.handle(Input::Leg(LegEvent::Refused(frame)), now, &mut driver.out);
                 driver.carry_out(self);
             }
+            if driver.end.is_some() {
+                self.recorded(now);
+            }
             driver.unsent.send(&self.events);
             if let Some(reason) = driver.end {
                 return reason;
@@ -287,6 +281,24 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 wake.as_mut().reset(deadline);
                 driver.sources.rouse(Source::Timer);
             }
+        }
+    }
+
+    /// What an input means for the recording.
+    fn record(&mut self, input: &Input, now: std::time::Instant) {
+        let Some(tape) = &mut self.tape else { return };
+        match input {
+            Input::Leg(LegEvent::Audio(frame)) => tape.caller(frame.samples(), now),
+            Input::Leg(LegEvent::Hangup(_)) => self.recorded(now),
+            Input::Command(Command::Record(on)) => tape.pause(!on),
+            _ => {}
+        }
+    }
+
+    /// The caller is gone: the recording is over, before anybody hears that the call is.
+    fn recorded(&mut self, now: std::time::Instant) {
+        if let Some(mut tape) = self.tape.take() {
+            tape.finish(now);
         }
     }
 
@@ -379,6 +391,9 @@ impl Driver {
         for output in out.drain(..) {
             match output {
                 Output::Leg(command) => {
+                    if matches!(command, LegCommand::Hangup) {
+                        session.recorded(Instant::now().into_std());
+                    }
                     if let (LegCommand::Audio(frame), Some(tape)) = (&command, &mut session.tape) {
                         tape.heard(frame.samples(), Instant::now().into_std());
                     }

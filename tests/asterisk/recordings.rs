@@ -31,6 +31,9 @@ async fn a_recording_holds_both_directions_aligned_to_the_sample() {
     .await;
     let lab = hark.lab().await;
     let call = Call::dial(lab.sip(), "5001", Codec::Ulaw).await.expect("an answer");
+    // what is said before Asterisk has connected nobody hears
+    let session = service.session(0).await;
+    session.until(|record| !record.audio.is_empty()).await;
     let said = noise(8 * SECOND, 21);
     let heard = Codec::Ulaw.heard(&said);
     call.rtp.play(&said);
@@ -50,13 +53,16 @@ async fn a_recording_holds_both_directions_aligned_to_the_sample() {
     let samples: Vec<i16> = reader.into_samples().map(Result::unwrap).collect();
     let left: Vec<i16> = samples.iter().step_by(2).copied().collect();
     let right: Vec<i16> = samples.iter().skip(1).step_by(2).copied().collect();
-    let said_at = find(&left, &heard).expect("the caller, whole and without a gap, on the left");
+    let said_at = find(&left, &heard).unwrap_or_else(|| {
+        let places: Vec<_> = heard.chunks_exact(SECOND / 10).map(|piece| find(&left, piece)).collect();
+        panic!("the caller is not there whole; tenths of a second of it are at {places:?} of {}", left.len());
+    });
     // a machine that is busy may make the echo late, here and there, but neither early nor lost
     let mut found = 0;
     for (n, piece) in heard.chunks_exact(SECOND / 10).enumerate() {
         let Some(heard_at) = find(&right, piece) else { continue };
         let late = heard_at.checked_sub(said_at + n * piece.len()).expect("heard before it was said");
-        assert!((1..SECOND / 2).contains(&late), "the echo is {late} samples late after {n} tenths of a second");
+        assert!(late < SECOND / 2, "the echo is {late} samples late after {n} tenths of a second");
         found += 1;
     }
     assert!(found >= 60, "of 80 pieces of the agent only {found} are on the right");
