@@ -284,3 +284,27 @@ fn notices(config: &mut Config, merged: &Merged) {
         ));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::config::{Config, Sources};
+
+    #[test]
+    fn what_a_conversation_cannot_be_is_told() {
+        let variables = [
+            ("HARK__CALL__LANGUAGES", "de,klingon"),
+            ("HARK__CALL__BARGE_IN__POLICY", "shout"),
+            ("HARK__CALL__DTMF__TERMINATOR", "##"),
+            ("HARK__CALL__DTMF__MIN", "9"),
+            ("HARK__CALL__DTMF__MAX", "8"),
+        ];
+        let env: BTreeMap<_, _> = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let told = Config::load(&Sources { env, ..Sources::default() }).err().map(|faults| faults.to_string());
+        let told = told.unwrap_or_default();
+        for part in ["HARK__CALL__LANGUAGES", "klingon", "BARGE_IN__POLICY", "DTMF__TERMINATOR", "DTMF__MIN"] {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+    }
+}
