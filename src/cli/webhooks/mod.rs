@@ -99,7 +99,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct List {
-    /// Only these: pending, done or dead
+    /// Only these: pending, asking (a call waits for the answer), done or dead
     #[arg(long)]
     state: Option<State>,
     /// Only those to this receiver

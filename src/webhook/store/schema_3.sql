@@ -5,6 +5,6 @@ ALTER TABLE announcements ADD COLUMN call BYTES;
 ALTER TABLE announcements ADD COLUMN taken BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE announcements ADD COLUMN awaited BYTES;
 ALTER TABLE announcements ADD COLUMN replaced BYTES;
-CREATE INDEX announcements_awaited ON announcements (awaited) WHERE awaited IS NOT NULL;
+CREATE INDEX announcements_awaited ON announcements (awaited);
 -- Few, and looked for by their age.
 CREATE INDEX deliveries_asking ON deliveries (at) WHERE state = 'asking';
