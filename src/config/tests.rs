@@ -179,6 +179,13 @@ fn faults_of_further_receivers_are_reported_at_once() {
 }
 
 #[test]
+fn recordings_cannot_be_kept_for_a_negative_time_or_served_from_nowhere() {
+    let faults =
+        with_file("[recording]\nkeep_days = -1\nurl = \"x\"\n", &[]).expect_err("should be refused").to_string();
+    assert!(faults.contains("recording.keep_days") && faults.contains("e.g. https://files.example.org"), "{faults}");
+}
+
+#[test]
 fn every_default_is_explained() {
     let mut explained = false;
     for line in DEFAULTS.lines().chain(layer::ENDPOINT_DEFAULTS.lines()).filter(|line| !line.is_empty()) {

@@ -152,11 +152,13 @@ fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
         ("agent.tts_url", &agent.tts_url, SERVICE),
         ("agent.sts_url", &agent.sts_url, SERVICE),
         ("webhooks.url", &config.webhooks.url, &["http", "https"]),
+        ("recording.url", &config.recording.url, &["http", "https"]),
         ("database.url", &config.database.url, &["postgres", "postgresql"]),
     ] {
         let Some(reason) = url.as_deref().and_then(|url| fault_of_url(url, schemes)) else { continue };
         let advice = match key {
             "database.url" => "Write a whole URL, e.g. postgres://hark:password@127.0.0.1:5432/hark.",
+            "recording.url" => "Write a whole URL, e.g. https://files.example.org/recordings.",
             "webhooks.url" => "Write a whole URL, e.g. http://127.0.0.1:9000/events.",
             "agent.sts_url" => "Write a whole URL, e.g. ws://127.0.0.1:6030.",
             _ => {
