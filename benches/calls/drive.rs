@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     Result,
-    phone::{self, PERIOD, Seen, Window},
+    phone::{self, PERIOD, Seen, Speech, Window},
     proc::{self, Server},
     provider, report,
 };
@@ -38,6 +38,7 @@ struct Plan {
     runs: u32,
     window: Duration,
     burst: u32,
+    conversations: Vec<u32>,
 }
 
 impl Plan {
@@ -48,6 +49,7 @@ impl Plan {
             runs: list("HARK_BENCH_RUNS", "3")?[0],
             window: Duration::from_secs(list("HARK_BENCH_SECONDS", "10")?[0]),
             burst: list("HARK_BENCH_BURST", "30")?[0],
+            conversations: list("HARK_BENCH_CONVERSATIONS", "50,200,350")?,
         })
     }
 }
@@ -72,7 +74,7 @@ pub fn drive() -> Result<()> {
             let mut runs = Vec::new();
             for _ in 0..plan.runs {
                 for server in &plan.servers {
-                    let run = run(server, &service, calls, plan.window).await?;
+                    let run = run(server, &format!("{service}/echo"), calls, plan.window, &[Speech::Numbered]).await?;
                     eprintln!("  {}", report::brief(&run));
                     runs.push(run);
                 }
@@ -83,12 +85,34 @@ pub fn drive() -> Result<()> {
         if plan.burst > 0 {
             burst(&plan.servers, &service, plan.burst).await?;
         }
-        Ok(())
+        conversations(&plan, &service).await
     })
 }
 
-async fn run(name: &str, service: &str, calls: u32, length: Duration) -> Result<Run> {
-    let server = Server::start(name, &format!("{service}/echo"))?;
+/// A cascade with everything on, its callers speaking and pausing as in a recording, each at another place of it.
+async fn conversations(plan: &Plan, service: &str) -> Result<()> {
+    let recording = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/audio/caller.wav");
+    let mut samples =
+        hound::WavReader::open(recording)?.into_samples().collect::<std::result::Result<Vec<i16>, _>>()?;
+    // everybody lets the agent say something now and then
+    samples.resize(samples.len() + 4 * 8_000, 0);
+    let frames = phone::frames(&samples);
+    let speech: Vec<Speech> = (0..97).map(|nth| Speech::Recorded(frames.clone(), frames.len() * nth / 97)).collect();
+    for &calls in plan.conversations.iter().filter(|calls| **calls > 0) {
+        let mut runs = Vec::new();
+        for _ in 0..plan.runs {
+            let run = run("cascade", service, calls, plan.window, &speech).await?;
+            eprintln!("  {}", report::brief(&run));
+            runs.push(run);
+        }
+        report::conversations(calls, &runs);
+    }
+    Ok(())
+}
+
+/// `speech` goes around among the calls.
+async fn run(name: &str, service: &str, calls: u32, length: Duration, speech: &[Speech]) -> Result<Run> {
+    let server = Server::start(name, service)?;
     sleep(Duration::from_millis(300)).await;
     let idle = server.rss_kb()?;
     let begin = Instant::now() + Duration::from_millis(50);
@@ -100,7 +124,8 @@ async fn run(name: &str, service: &str, calls: u32, length: Duration) -> Result<
         // Beyond the ramp, phases are spread evenly over the period, in another order than the calls began.
         let phase = PERIOD * (call * 7_919 % calls) / calls;
         let start = begin + Duration::from_millis(u64::from(call * 1_000 / RAMP)) + phase;
-        phones.spawn_local(phone::call(server.port, start, window, Rc::clone(&seen)));
+        let speech = speech[call as usize % speech.len()].clone();
+        phones.spawn_local(phone::call(server.port, start, window, speech, Rc::clone(&seen)));
     }
     sleep_until(window.from).await;
     let (cpu, at) = (server.cpu_seconds()?, Instant::now());
@@ -119,7 +144,13 @@ async fn burst(servers: &[String], service: &str, seconds: u32) -> Result<()> {
         let seen = Rc::new(RefCell::new(Seen::default()));
         let mut phones = JoinSet::new();
         for call in 0..BURST_CALLS {
-            phones.spawn_local(phone::call(server.port, begin + 7 * PERIOD * call / 5, window, Rc::clone(&seen)));
+            phones.spawn_local(phone::call(
+                server.port,
+                begin + 7 * PERIOD * call / 5,
+                window,
+                Speech::Numbered,
+                Rc::clone(&seen),
+            ));
         }
         while phones.join_next().await.is_some() {}
         report::burst(name, seconds, BURST_CALLS, &seen.borrow());

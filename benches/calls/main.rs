@@ -4,7 +4,8 @@
 //! gateways and medians are printed, because such a machine varies by a tenth against itself: compare rows of one table, never two tables.
 //!
 //! `HARK_BENCH_CALLS` (50,200,500,1000), `HARK_BENCH_RUNS` (3), `HARK_BENCH_SECONDS` (10), `HARK_BENCH_BURST` (30, in s; 0: none) and
-//! `HARK_BENCH_SERVERS` (hark,bridge) change what is run.
+//! `HARK_BENCH_SERVERS` (hark,bridge) change what is run. A second table has conversations through a cascade with everything on, at
+//! `HARK_BENCH_CONVERSATIONS` (50,200,350; 0: none) calls.
 #![allow(missing_docs)]
 
 mod bridge;
@@ -14,6 +15,7 @@ mod proc;
 mod provider;
 mod report;
 mod serve;
+mod services;
 
 use std::{env, error::Error, process::ExitCode};
 
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
     let result = match (arguments.next().as_deref(), arguments.next()) {
         (Some("serve-hark"), Some(url)) => serve::hark(&url),
+        (Some("serve-cascade"), Some(url)) => serve::cascade(&url),
         (Some("serve-bridge"), Some(url)) => bridge::serve(&url),
         (Some("drive"), _) => drive::drive(),
         // cargo itself calls with --bench

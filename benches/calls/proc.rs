@@ -41,6 +41,7 @@ fn can_pin() -> bool {
 /// A gateway under test; ends when dropped.
 pub struct Server {
     child: Child,
+    _recordings: tempfile::TempDir,
     pub port: u16,
 }
 
@@ -55,6 +56,8 @@ impl Server {
             Command::new(exe)
         };
         command.args([&format!("serve-{kind}"), url]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let recordings = tempfile::tempdir()?;
+        command.env("HARK_BENCH_RECORDINGS", recordings.path());
         // Hark logs as it does in production; nobody reads it here unless asked.
         if env::var_os("HARK_BENCH_LOG").is_none() {
             command.stderr(Stdio::null());
@@ -64,7 +67,7 @@ impl Server {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         match line.trim().parse() {
-            Ok(port) => Ok(Self { child, port }),
+            Ok(port) => Ok(Self { child, _recordings: recordings, port }),
             Err(_) => {
                 let _ = child.kill();
                 Err(format!("{kind} did not start (said {line:?}; HARK_BENCH_LOG=1 shows its log)").into())

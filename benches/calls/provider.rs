@@ -1,4 +1,5 @@
-//! The speech-to-speech service: sends every audio message back as it came. WebSocket by hand, so that it costs the load's core little.
+//! The services: speech-to-speech that sends every audio message back as it came, and the three of a cascade (see `services`). WebSocket
+//! by hand, so that it costs the load's core little.
 
 use std::time::Duration;
 
@@ -9,10 +10,16 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::{Result, phone};
+use crate::{
+    Result, phone,
+    services::{self, Service},
+};
 
 /// Speech in one message of a burst: what services send at most (ElevenLabs, Hume).
 const BURST_FRAMES: u32 = 25;
+/// First bytes of whole messages.
+pub const TEXT: u8 = 0x81;
+pub const BINARY: u8 = 0x82;
 
 /// Serves for ever. On `/burst/N` it sends N s of numbered speech at once, on any other path it echoes.
 pub async fn serve(listener: TcpListener) {
@@ -44,6 +51,9 @@ async fn session(mut stream: TcpStream) -> Result<()> {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     );
     stream.write_all(answer.as_bytes()).await?;
+    if let Some(service) = Service::at(&head) {
+        return services::session(stream, buffer, service).await;
+    }
     let burst = head.split_once("/burst/").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
     let mut out = Vec::with_capacity(4096);
     if let Some(seconds) = burst {
@@ -65,8 +75,17 @@ async fn session(mut stream: TcpStream) -> Result<()> {
     }
 }
 
-/// Unmasks every whole message at the start of `buffer` and appends those with audio to `out`. Returns how many bytes are done with.
+/// Appends every whole message with audio at the start of `buffer` to `out`. Returns how many bytes are done with.
 fn echo(buffer: &mut [u8], out: &mut Vec<u8>, deaf: bool) -> Result<usize> {
+    messages(buffer, |_, payload| {
+        if !deaf && payload.starts_with(br#"{"type":"audio""#) {
+            frame(TEXT, payload, out);
+        }
+    })
+}
+
+/// Unmasks every whole message at the start of `buffer` and hands over its first byte and payload. Returns how many bytes are done with.
+pub fn messages(buffer: &mut [u8], mut take: impl FnMut(u8, &[u8])) -> Result<usize> {
     let mut done = 0;
     loop {
         let rest = &mut buffer[done..];
@@ -79,22 +98,22 @@ fn echo(buffer: &mut [u8], out: &mut Vec<u8>, deaf: bool) -> Result<usize> {
         if rest.len() < head + 4 + length {
             return Ok(done);
         }
-        if rest[0] != 0x81 {
+        if rest[0] != TEXT && rest[0] != BINARY {
             return Err("closed".into());
         }
+        let kind = rest[0];
         let (mask, payload) = rest[head..head + 4 + length].split_at_mut(4);
         for (index, byte) in payload.iter_mut().enumerate() {
             *byte ^= mask[index & 3];
         }
-        if !deaf && payload.starts_with(br#"{"type":"audio""#) {
-            frame(payload, out);
-        }
+        take(kind, payload);
         done += head + 4 + length;
     }
 }
 
-fn frame(payload: &[u8], out: &mut Vec<u8>) {
-    out.push(0x81);
+/// Appends a message.
+pub fn frame(kind: u8, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(kind);
     match u16::try_from(payload.len()) {
         Ok(length) if length < 126 => out.push(length as u8),
         Ok(length) => {
@@ -116,6 +135,6 @@ fn speech(seconds: u32, out: &mut Vec<u8>) {
         for number in first..(first + BURST_FRAMES).min(frames) {
             pcm.extend_from_slice(&phone::numbered(number, true)[3..]);
         }
-        frame(format!(r#"{{"type":"audio","audio":"{}"}}"#, BASE64_STANDARD.encode(pcm)).as_bytes(), out);
+        frame(TEXT, format!(r#"{{"type":"audio","audio":"{}"}}"#, BASE64_STANDARD.encode(pcm)).as_bytes(), out);
     }
 }

@@ -9,6 +9,7 @@ const LATE_MS: f64 = 2.0;
 
 thread_local! {
     static LATE: Cell<bool> = const { Cell::new(false) };
+    static HEADED: Cell<bool> = const { Cell::new(false) };
 }
 
 pub fn head() {
@@ -29,6 +30,7 @@ struct Numbers {
     pacing: [f64; 4],
     underruns: f64,
     back: f64,
+    voiced: f64,
     late: f64,
 }
 
@@ -48,6 +50,7 @@ impl Numbers {
             pacing: [pacing.at(0.5), pacing.at(0.99), pacing.at(0.999), pacing.at(1.0)],
             underruns: seen.underruns as f64 / seen.frames.max(1) as f64,
             back: seen.back as f64 / seen.spoken.max(1) as f64,
+            voiced: seen.voiced as f64 / seen.frames.max(1) as f64,
             late: Sorted::new(&seen.late).at(0.99),
         }
     }
@@ -66,12 +69,13 @@ impl Numbers {
             pacing: [0, 1, 2, 3].map(|i| of(&|n| n.pacing[i])),
             underruns: of(&|n| n.underruns),
             back: of(&|n| n.back),
+            voiced: of(&|n| n.voiced),
             late: of(&|n| n.late),
         }
     }
 
     fn row(&self, server: &str, calls: u32) -> String {
-        let Self { cpu_per_minute, micros_per_pair, kb, echo, pacing, underruns, back, late } = self;
+        let Self { cpu_per_minute, micros_per_pair, kb, echo, pacing, underruns, back, late, .. } = self;
         format!(
             "| {server} | {calls} | {cpu_per_minute:.3} | {micros_per_pair:.1} | {kb:.1} | {:.1} / {:.1} | {:.1} / {:.1} / {:.1} / {:.1} | {:.3} % | {:.2} % | {late:.1} |",
             echo[0],
@@ -129,6 +133,39 @@ pub fn rows(servers: &[String], calls: u32, runs: &[Run]) {
     if let [first, second] = &medians[..] {
         let ratio = first.micros_per_pair / second.micros_per_pair;
         println!("| {} : {} | {calls} | | {ratio:.2} × | | | | | | |", servers[0], servers[1]);
+    }
+}
+
+/// Share of a core that may be used before it is called full.
+const FULL: f64 = 0.75;
+
+/// One number of conversations.
+pub fn conversations(calls: u32, runs: &[Run]) {
+    if !HEADED.replace(true) {
+        println!();
+        println!(
+            "Conversations through a cascade, with voice activity, recording and ambience: recorded speech; services that answer at once."
+        );
+        println!(
+            "| calls | CPU-s per call-minute | µs per 20 ms | calls a core at 75 % | kB per call | pacing p50 / p99 / p99.9 / max ms | underruns | agent's part | phones late p99 ms |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|");
+    }
+    let median = Numbers::median(&runs.iter().map(Numbers::of).collect::<Vec<_>>());
+    let Numbers { cpu_per_minute, micros_per_pair, kb, pacing, underruns, voiced, late, .. } = median;
+    println!(
+        "| {calls} | {cpu_per_minute:.3} | {micros_per_pair:.1} | {:.0} | {kb:.1} | {:.1} / {:.1} / {:.1} / {:.1} | {:.3} % | {:.0} % | {late:.1} |",
+        FULL * 20_000.0 / micros_per_pair,
+        pacing[0],
+        pacing[1],
+        pacing[2],
+        pacing[3],
+        underruns * 100.0,
+        voiced * 100.0,
+    );
+    let broken: u64 = runs.iter().map(|run| run.seen.broken).sum();
+    if broken > 0 {
+        println!("{broken} calls broke off");
     }
 }
 
