@@ -31,6 +31,7 @@ pub fn serve(url: &str) -> Result<()> {
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?.port());
+        crate::allocations::answer();
         loop {
             let (phone, _) = listener.accept().await?;
             let url = url.to_owned();

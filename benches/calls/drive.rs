@@ -29,6 +29,7 @@ pub struct Run {
     pub seconds: f64,
     pub cpu: f64,
     pub kb_per_call: f64,
+    pub allocations: u64,
     pub seen: Seen,
 }
 
@@ -112,7 +113,7 @@ async fn conversations(plan: &Plan, service: &str) -> Result<()> {
 
 /// `speech` goes around among the calls.
 async fn run(name: &str, service: &str, calls: u32, length: Duration, speech: &[Speech]) -> Result<Run> {
-    let server = Server::start(name, service)?;
+    let mut server = Server::start(name, service)?;
     sleep(Duration::from_millis(300)).await;
     let idle = server.rss_kb()?;
     let begin = Instant::now() + Duration::from_millis(50);
@@ -128,12 +129,13 @@ async fn run(name: &str, service: &str, calls: u32, length: Duration, speech: &[
         phones.spawn_local(phone::call(server.port, start, window, speech, Rc::clone(&seen)));
     }
     sleep_until(window.from).await;
-    let (cpu, at) = (server.cpu_seconds()?, Instant::now());
+    let (cpu, at, allocations) = (server.cpu_seconds()?, Instant::now(), server.allocations()?);
     sleep_until(window.until - Duration::from_millis(20)).await;
     let (cpu, seconds) = (server.cpu_seconds()? - cpu, at.elapsed().as_secs_f64());
+    let allocations = server.allocations()? - allocations;
     let kb_per_call = (server.rss_kb()? - idle) / f64::from(calls);
     while phones.join_next().await.is_some() {}
-    Ok(Run { server: name.to_owned(), calls, seconds, cpu, kb_per_call, seen: seen.take() })
+    Ok(Run { server: name.to_owned(), calls, seconds, cpu, kb_per_call, allocations, seen: seen.take() })
 }
 
 async fn burst(servers: &[String], service: &str, seconds: u32) -> Result<()> {

@@ -8,6 +8,7 @@
 //! `HARK_BENCH_CONVERSATIONS` (50,200,350; 0: none) calls.
 #![allow(missing_docs)]
 
+mod allocations;
 mod bridge;
 mod drive;
 mod phone;

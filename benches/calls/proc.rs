@@ -2,8 +2,8 @@
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
 };
 
@@ -41,6 +41,8 @@ fn can_pin() -> bool {
 /// A gateway under test; ends when dropped.
 pub struct Server {
     child: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
     _recordings: tempfile::TempDir,
     pub port: u16,
 }
@@ -55,7 +57,7 @@ impl Server {
         } else {
             Command::new(exe)
         };
-        command.args([&format!("serve-{kind}"), url]).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args([&format!("serve-{kind}"), url]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let recordings = tempfile::tempdir()?;
         command.env("HARK_BENCH_RECORDINGS", recordings.path());
         // Hark logs as it does in production; nobody reads it here unless asked.
@@ -63,11 +65,12 @@ impl Server {
             command.stderr(Stdio::null());
         }
         let mut child = command.spawn()?;
-        let stdout = child.stdout.take().ok_or("no stdout")?;
+        let ask = child.stdin.take().ok_or("no stdin")?;
+        let mut answers = BufReader::new(child.stdout.take().ok_or("no stdout")?);
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        answers.read_line(&mut line)?;
         match line.trim().parse() {
-            Ok(port) => Ok(Self { child, _recordings: recordings, port }),
+            Ok(port) => Ok(Self { child, ask, answers, _recordings: recordings, port }),
             Err(_) => {
                 let _ = child.kill();
                 Err(format!("{kind} did not start (said {line:?}; HARK_BENCH_LOG=1 shows its log)").into())
@@ -83,6 +86,14 @@ impl Server {
         let mut fields = fields.split_ascii_whitespace().skip(11);
         let mut next = || -> Result<f64> { Ok(fields.next().ok_or("/proc/PID/stat is short")?.parse()?) };
         Ok((next()? + next()?) / TICKS_PER_SECOND)
+    }
+
+    /// How often it took memory from the allocator so far.
+    pub fn allocations(&mut self) -> Result<u64> {
+        self.ask.write_all(b"\n")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        Ok(line.trim().parse()?)
     }
 
     /// Memory in use, in kB.

@@ -15,9 +15,9 @@ thread_local! {
 pub fn head() {
     println!();
     println!(
-        "| gateway | calls | CPU-s per call-minute | µs per pair | kB per call | echo p50 / p99 ms | pacing p50 / p99 / p99.9 / max ms | underruns | frames back | phones late p99 ms |"
+        "| gateway | calls | CPU-s per call-minute | µs per pair | kB per call | echo p50 / p99 ms | pacing p50 / p99 / p99.9 / max ms | underruns | frames back | allocations per pair | phones late p99 ms |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
 }
 
 /// The numbers of one run, in the order of the table.
@@ -31,6 +31,7 @@ struct Numbers {
     underruns: f64,
     back: f64,
     voiced: f64,
+    allocations: f64,
     late: f64,
 }
 
@@ -51,6 +52,7 @@ impl Numbers {
             underruns: seen.underruns as f64 / seen.frames.max(1) as f64,
             back: seen.back as f64 / seen.spoken.max(1) as f64,
             voiced: seen.voiced as f64 / seen.frames.max(1) as f64,
+            allocations: run.allocations as f64 / seen.sent.max(1) as f64,
             late: Sorted::new(&seen.late).at(0.99),
         }
     }
@@ -70,14 +72,15 @@ impl Numbers {
             underruns: of(&|n| n.underruns),
             back: of(&|n| n.back),
             voiced: of(&|n| n.voiced),
+            allocations: of(&|n| n.allocations),
             late: of(&|n| n.late),
         }
     }
 
     fn row(&self, server: &str, calls: u32) -> String {
-        let Self { cpu_per_minute, micros_per_pair, kb, echo, pacing, underruns, back, late, .. } = self;
+        let Self { cpu_per_minute, micros_per_pair, kb, echo, pacing, underruns, back, allocations, late, .. } = self;
         format!(
-            "| {server} | {calls} | {cpu_per_minute:.3} | {micros_per_pair:.1} | {kb:.1} | {:.1} / {:.1} | {:.1} / {:.1} / {:.1} / {:.1} | {:.3} % | {:.2} % | {late:.1} |",
+            "| {server} | {calls} | {cpu_per_minute:.3} | {micros_per_pair:.1} | {kb:.1} | {:.1} / {:.1} | {:.1} / {:.1} / {:.1} / {:.1} | {:.3} % | {:.2} % | {allocations:.3} | {late:.1} |",
             echo[0],
             echo[1],
             pacing[0],
@@ -128,11 +131,11 @@ pub fn rows(servers: &[String], calls: u32, runs: &[Run]) {
     }
     let broken: u64 = runs.iter().map(|run| run.seen.broken).sum();
     if broken > 0 {
-        println!("| | {calls} | {broken} calls broke off | | | | | | | |");
+        println!("| | {calls} | {broken} calls broke off | | | | | | | | |");
     }
     if let [first, second] = &medians[..] {
         let ratio = first.micros_per_pair / second.micros_per_pair;
-        println!("| {} : {} | {calls} | | {ratio:.2} × | | | | | | |", servers[0], servers[1]);
+        println!("| {} : {} | {calls} | | {ratio:.2} × | | | | | | | |", servers[0], servers[1]);
     }
 }
 
@@ -147,14 +150,14 @@ pub fn conversations(calls: u32, runs: &[Run]) {
             "Conversations through a cascade, with voice activity, recording and ambience: recorded speech; services that answer at once."
         );
         println!(
-            "| calls | CPU-s per call-minute | µs per 20 ms | calls a core at 75 % | kB per call | pacing p50 / p99 / p99.9 / max ms | underruns | agent's part | phones late p99 ms |"
+            "| calls | CPU-s per call-minute | µs per 20 ms | calls a core at 75 % | kB per call | pacing p50 / p99 / p99.9 / max ms | underruns | agent's part | allocations per 20 ms | phones late p99 ms |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|");
     }
     let median = Numbers::median(&runs.iter().map(Numbers::of).collect::<Vec<_>>());
-    let Numbers { cpu_per_minute, micros_per_pair, kb, pacing, underruns, voiced, late, .. } = median;
+    let Numbers { cpu_per_minute, micros_per_pair, kb, pacing, underruns, voiced, allocations, late, .. } = median;
     println!(
-        "| {calls} | {cpu_per_minute:.3} | {micros_per_pair:.1} | {:.0} | {kb:.1} | {:.1} / {:.1} / {:.1} / {:.1} | {:.3} % | {:.0} % | {late:.1} |",
+        "| {calls} | {cpu_per_minute:.3} | {micros_per_pair:.1} | {:.0} | {kb:.1} | {:.1} / {:.1} / {:.1} / {:.1} | {:.3} % | {:.0} % | {allocations:.3} | {late:.1} |",
         FULL * 20_000.0 / micros_per_pair,
         pacing[0],
         pacing[1],

@@ -60,6 +60,7 @@ fn serve(change: impl FnOnce(&mut Config) -> Result<()>) -> Result<()> {
     runtime.block_on(async {
         let app = App::bind(config).await?;
         println!("{}", app.audiosocket_addr().port());
+        crate::allocations::answer();
         app.run(CancellationToken::new()).await;
         Ok(())
     })
