@@ -67,6 +67,8 @@ pub struct Config {
     pub llm_timeout_ms: u64,
     /// How long speech synthesis may take to its first byte, in ms.
     pub tts_timeout_ms: u64,
+    /// How much of the caller goes into one message to a service over WebSocket, in ms: 20, 40 or 60.
+    pub message_ms: u64,
     /// After an `error` message, how long a speech-to-speech service may stay silent until the call is given up, in ms.
     pub silent_after_error_ms: u64,
     /// The program of the embedded voice.
@@ -87,9 +89,18 @@ impl Default for Config {
             rotate_s: 240,
             llm_timeout_ms: 60_000,
             tts_timeout_ms: 20_000,
+            message_ms: 20,
             silent_after_error_ms: 10_000,
             flite: "flite".to_owned(),
         }
+    }
+}
+
+impl Config {
+    /// Frames of 20 ms in one message of the caller's audio.
+    #[must_use]
+    pub fn frames_per_message(&self) -> usize {
+        usize::try_from(self.message_ms / 20).unwrap_or(1).clamp(1, 3)
     }
 }
 

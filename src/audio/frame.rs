@@ -1,29 +1,43 @@
 //! 20 ms of audio.
 
-use super::Rate;
+use super::{Rate, spare};
 
 /// 20 ms of mono signed 16-bit audio: `rate.frame_samples()` samples, no more and no less.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Its memory is used again by the next frames of the same thread ([`spare`]).
+#[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
     rate: Rate,
-    samples: Box<[i16]>,
+    samples: Vec<i16>,
+}
+
+impl Clone for Frame {
+    fn clone(&self) -> Self {
+        Self::padded(self.rate, &self.samples)
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        spare::give(std::mem::take(&mut self.samples));
+    }
 }
 
 impl Frame {
     /// A frame of silence.
     #[must_use]
     pub fn silence(rate: Rate) -> Self {
-        Self { rate, samples: vec![0; rate.frame_samples()].into_boxed_slice() }
+        Self::padded(rate, &[])
     }
 
     /// A frame of `samples`; too few are padded with zeros, those beyond 20 ms are left out.
     #[must_use]
     pub fn padded(rate: Rate, samples: &[i16]) -> Self {
         let len = rate.frame_samples();
-        let mut owned = Vec::with_capacity(len);
+        let mut owned = spare::take(len);
         owned.extend_from_slice(&samples[..samples.len().min(len)]);
         owned.resize(len, 0);
-        Self { rate, samples: owned.into_boxed_slice() }
+        Self { rate, samples: owned }
     }
 
     /// The sampling rate.

@@ -17,6 +17,7 @@ pub mod mix;
 #[cfg(feature = "opus")]
 pub mod opus;
 pub mod resample;
+pub mod spare;
 pub mod tone;
 pub mod vad;
 pub mod wav;

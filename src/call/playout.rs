@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::UtteranceId;
-use crate::audio::{Frame, Rate, level, mix};
+use crate::audio::{Frame, Rate, level, mix, spare};
 
 /// Fade at every cut, in ms.
 const FADE_MS: u64 = 5;
@@ -296,6 +296,7 @@ impl Playout {
             current => *current = Some((*utterance, count)),
         }
         if *position == samples.len() {
+            spare::give(std::mem::take(samples));
             self.queue.pop_front();
         }
         self.queued -= count;

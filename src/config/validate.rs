@@ -62,6 +62,10 @@ const ENDPOINT_RANGES: &[(&str, i64, i64)] =
 /// Checks `config` as a whole and adds what its user should be told.
 pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults) -> Config {
     ranges(merged, faults);
+    if ![20, 40, 60].contains(&config.agent.message_ms) {
+        let reason = "is no whole number of frames that a message may carry";
+        faults.push("config.range", merged.written("agent.message_ms"), reason, "Write 20, 40 or 60.");
+    }
     levels(&config, merged, faults);
     conversation(&config.call, merged, faults);
     urls(&config, merged, faults);

@@ -2,6 +2,7 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use hark::{
+    agent::Config,
     audio::{Frame, Rate},
     call::{AgentEvent, AgentInput, Digit, Edge, Role, Say},
 };
@@ -89,6 +90,24 @@ pub async fn services(rate: Rate, greeting: Option<&str>) -> Services {
         (services.asr, services.llm, services.tts) = (stt.url.clone(), llm.url.clone(), tts.url.clone());
     });
     Services { bench, stt, llm, tts }
+}
+
+#[tokio::test]
+async fn messages_of_60_ms_lose_nothing_at_the_end_of_an_utterance() {
+    let service = Service::new().await;
+    let mut bench = Bench::start(config(), None).await;
+    bench
+        .restart(Rate::R8K, Config { message_ms: 60, ..config() }, None, |services| services.asr = service.url.clone());
+    let (mut stt, _) = service.accept().await;
+    let (samples, bytes) = speech(160 * 4, 9);
+    for frame in samples.chunks(160) {
+        bench.audio(frame);
+    }
+    assert_eq!(stt.audio().await, bytes[..320 * 3]);
+    bench.send(AgentInput::CallerSpeech(true));
+    bench.send(AgentInput::CallerSpeech(false));
+    assert_eq!(stt.audio().await, bytes[320 * 3..]);
+    assert_eq!(stt.json().await["type"], "flush");
 }
 
 #[tokio::test]

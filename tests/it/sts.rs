@@ -62,6 +62,30 @@ async fn the_callers_audio_arrives_bit_exact_in_320_bytes_of_base64() {
 }
 
 #[tokio::test]
+async fn messages_of_40_ms_lose_nothing_and_keep_the_order() {
+    let server = StsServer::start(Mode::Script(vec![])).await;
+    let mut context = context(R8K);
+    set(&mut context, |config| config.message_ms = 40);
+    let mut call = AgentCall::new(Sts::start(server.url(), context));
+    let session = open(&mut call, &server).await;
+    let said = speech(160 * 7);
+    for (nth, piece) in said.chunks(160).enumerate() {
+        call.say(R8K, piece);
+        if nth == 2 {
+            assert!(matches!(call.press('5'), Sent::Whole | Sent::Held));
+        }
+    }
+    let record = call.during(session.until(|record| record.audio.len() >= 160 * 7)).await;
+    assert_eq!((record.audio.as_slice(), &record.audio_sizes[..]), (&said[..], &[640, 320, 640, 640][..]));
+    assert_eq!(record.digits, "5");
+    // the half that waits when the caller goes
+    call.say(R8K, &said[..160]);
+    call.finish();
+    let record = call.during(session.until(|record| record.audio.len() >= 160 * 8)).await;
+    assert_eq!(record.audio_sizes.last(), Some(&320));
+}
+
+#[tokio::test]
 async fn digits_keep_their_place_among_the_audio() {
     let (server, mut call) = script(vec![Step::Digits(16), Step::Transcript("agent", "all of them")]).await;
     let session = open(&mut call, &server).await;

@@ -1,25 +1,57 @@
 //! Audio between a leg's rate and the contract's s16le 8 kHz mono, converted here and nowhere else.
 
-use crate::audio::{Rate, resample::Resampler};
+use std::ops::Deref;
+
+use crate::audio::{Rate, resample::Resampler, spare};
 
 /// The rate of the contract.
 const WIRE: Rate = Rate::R8K;
 
 /// 20 ms on the wire.
-pub const CHUNK: usize = 320;
+pub const FRAME: usize = 320;
+/// Frames that one message may carry.
+pub const MOST_FRAMES: usize = 3;
+
+/// Audio of one message: s16le 8 kHz mono.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    bytes: [u8; FRAME * MOST_FRAMES],
+    len: usize,
+}
+
+impl Chunk {
+    fn of(samples: &[i16]) -> Self {
+        let mut chunk = Self { bytes: [0; FRAME * MOST_FRAMES], len: 2 * samples.len() };
+        for (bytes, sample) in chunk.bytes.chunks_exact_mut(2).zip(samples) {
+            bytes.copy_from_slice(&sample.to_le_bytes());
+        }
+        chunk
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
 
 /// The caller's audio on its way to the service.
 #[derive(Debug)]
 pub struct Uplink {
     resampler: Option<Resampler>,
     samples: Vec<i16>,
+    /// Samples of a whole message.
+    whole: usize,
 }
 
 impl Uplink {
-    /// For a leg of `rate`.
-    pub fn new(rate: Rate) -> Self {
+    /// For a leg of `rate`, and messages of `frames` frames of 20 ms (1 to [`MOST_FRAMES`]).
+    pub fn new(rate: Rate, frames: usize) -> Self {
         let resampler = (rate != WIRE).then(|| Resampler::new(rate.hz(), WIRE.hz()));
-        Self { resampler, samples: Vec::with_capacity(WIRE.frame_samples()) }
+        let whole = WIRE.frame_samples() * frames.clamp(1, MOST_FRAMES);
+        Self { resampler, samples: Vec::with_capacity(whole), whole }
     }
 
     /// Takes samples of the leg.
@@ -30,17 +62,18 @@ impl Uplink {
         }
     }
 
-    /// The next 20 ms for the wire, once they are complete.
-    pub fn pop(&mut self) -> Option<[u8; CHUNK]> {
-        if self.samples.len() < CHUNK / 2 {
-            return None;
-        }
-        let mut chunk = [0; CHUNK];
-        for (bytes, sample) in chunk.chunks_exact_mut(2).zip(&self.samples) {
-            bytes.copy_from_slice(&sample.to_le_bytes());
-        }
-        self.samples.drain(..CHUNK / 2);
+    /// The next message for the wire, once it is complete.
+    pub fn pop(&mut self) -> Option<Chunk> {
+        let chunk = Chunk::of(self.samples.get(..self.whole)?);
+        self.samples.drain(..self.whole);
         Some(chunk)
+    }
+
+    /// What waits for more: less than a message, as it is.
+    pub fn rest(&mut self) -> Option<Chunk> {
+        let chunk = (!self.samples.is_empty()).then(|| Chunk::of(&self.samples));
+        self.samples.clear();
+        chunk
     }
 }
 
@@ -61,7 +94,7 @@ impl Downlink {
 
     /// What `bytes` of the wire are at the leg's rate.
     pub fn convert(&mut self, mut bytes: &[u8]) -> Vec<i16> {
-        self.samples.clear();
+        self.samples = spare::take(bytes.len().div_ceil(2));
         if let (Some(low), [high, rest @ ..]) = (self.odd, bytes) {
             self.odd = None;
             self.samples.push(i16::from_le_bytes([low, *high]));
@@ -74,8 +107,9 @@ impl Downlink {
         self.samples.extend(pairs.map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
         match &mut self.resampler {
             Some(resampler) => {
-                let mut out = Vec::with_capacity(self.samples.len());
+                let mut out = spare::take(self.samples.len());
                 resampler.process(&self.samples, &mut out);
+                spare::give(std::mem::take(&mut self.samples));
                 out
             }
             None => std::mem::take(&mut self.samples),
@@ -109,7 +143,7 @@ mod tests {
 
     #[test]
     fn wideband_frames_become_whole_chunks() {
-        let mut up = Uplink::new(Rate::R16K);
+        let mut up = Uplink::new(Rate::R16K, 1);
         let mut chunks = 0;
         for _ in 0..50 {
             up.push(&[1000; 320]);
@@ -123,7 +157,7 @@ mod tests {
     #[test]
     fn speech_for_a_wideband_leg_keeps_its_length() {
         let mut down = Downlink::new(Rate::R16K);
-        let mut samples: usize = (0..50).map(|_| down.convert(&[0; CHUNK]).len()).sum();
+        let mut samples: usize = (0..50).map(|_| down.convert(&[0; FRAME]).len()).sum();
         samples += down.finish().len();
         assert!(samples.abs_diff(16_000) < 100, "{samples}");
     }
@@ -141,8 +175,11 @@ mod tests {
         }
 
         #[test]
-        fn narrowband_passes_bit_exact(samples in proptest::collection::vec(any::<i16>(), 0..1000)) {
-            let mut up = Uplink::new(Rate::R8K);
+        fn narrowband_passes_bit_exact(
+            samples in proptest::collection::vec(any::<i16>(), 0..1000),
+            frames in 1..=MOST_FRAMES,
+        ) {
+            let mut up = Uplink::new(Rate::R8K, frames);
             let mut got = Vec::new();
             for piece in samples.chunks(160) {
                 up.push(piece);
@@ -150,8 +187,10 @@ mod tests {
                     got.extend(chunk.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
                 }
             }
-            let whole = samples.len() / 160 * 160;
+            let whole = samples.len() / (160 * frames) * 160 * frames;
             prop_assert_eq!(&got[..], &samples[..whole]);
+            let rest = up.rest().map_or(0, |chunk| chunk.len() / 2);
+            prop_assert_eq!(whole + rest, samples.len());
         }
     }
 }

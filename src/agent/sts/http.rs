@@ -110,7 +110,7 @@ impl StsHttp {
             client: ctx.outgoing.http,
             url,
             uuid: ctx.uuid,
-            up: Uplink::new(ctx.rate),
+            up: Uplink::new(ctx.rate, 1),
             down: Downlink::new(ctx.rate),
             held: VecDeque::new(),
             dropped: 0,

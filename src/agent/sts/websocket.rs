@@ -25,7 +25,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::edge::{CHUNK, Downlink, Uplink};
+use super::edge::{Chunk, Downlink, Uplink};
 use crate::{
     agent::{
         self, Outgoing,
@@ -34,9 +34,9 @@ use crate::{
     call::{Agent, AgentEvent, AgentInput, Digit, Fault, Link, Sent, UtteranceId},
 };
 
-/// Audio held while the service takes none: 1 s.
+/// Messages of audio held while the service takes none: 1 s.
 const MAX_HELD: usize = 50;
-/// Audio held while connecting: 2 s.
+/// Messages of audio held while connecting: 2 s.
 const MAX_HELD_CONNECTING: usize = 100;
 /// Digits held.
 const MAX_DIGITS: usize = 16;
@@ -92,7 +92,7 @@ enum State {
 }
 
 enum Held {
-    Audio(Box<[u8; CHUNK]>),
+    Audio(Box<Chunk>),
     Digit(Digit),
 }
 
@@ -123,7 +123,7 @@ impl Sts {
         Self {
             state: State::Connecting(Box::pin(connect(url, ctx.outgoing, timeout, retry))),
             hello: Some(ctx.uuid),
-            up: Uplink::new(ctx.rate),
+            up: Uplink::new(ctx.rate, ctx.config.frames_per_message()),
             down: Downlink::new(ctx.rate),
             held: VecDeque::new(),
             held_audio: 0,
@@ -167,7 +167,12 @@ impl Sts {
         match self.state {
             // Nothing was asked of the service yet, so there is nothing to wait for.
             State::Connecting(_) => self.state = State::Ended,
-            State::Open(_) => self.write_held(&mut Context::from_waker(Waker::noop())),
+            State::Open(_) => {
+                if !self.mute {
+                    self.rest();
+                }
+                self.write_held(&mut Context::from_waker(Waker::noop()));
+            }
             State::Ended => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use url::Url;
@@ -23,6 +23,8 @@ const NAME: &str = "speech recognition";
 const REPLAY: usize = 150;
 /// The same while there is no connection (12 s).
 const REPLAY_WHILE_DOWN: usize = 600;
+/// Frames whose memory is taken at once.
+const FRAMES_AT_ONCE: usize = 50;
 /// What is kept of the audio before a text (400 ms).
 const KEPT_AT_TEXT: usize = 20;
 /// A connection that lives this long was no failure, however it ends.
@@ -40,13 +42,20 @@ pub struct Line {
     retry_at: Instant,
     streak: Streak,
     replay: VecDeque<Bytes>,
+    /// Audio of a message that is not whole yet, in memory that holds a second of it at a time.
+    audio: BytesMut,
+    /// Bytes of a whole message.
+    whole: usize,
 }
 
 impl Line {
     pub fn new(ctx: Context, url: Url, ends: Ends) -> Self {
         let streak = Streak::new(Duration::from_millis(ctx.config.reconnect_ms));
         let now = Instant::now();
+        let whole = ctx.rate.frame_samples() * 2 * ctx.config.frames_per_message();
         Self {
+            audio: BytesMut::new(),
+            whole,
             ctx,
             url,
             ends,
@@ -71,6 +80,9 @@ impl Line {
                 biased;
                 order = self.ends.orders.recv() => match order {
                     Some(Order::Flush) => {
+                        if let Some(audio) = self.rest() {
+                            socket.play(audio);
+                        }
                         socket.say(&json!({"type": "flush"}));
                         None
                     }
@@ -85,9 +97,9 @@ impl Line {
                     Err(what) => Some(what),
                 },
                 frame = self.ends.audio.take(), if !full => {
-                    let audio = bytes_of(&frame);
-                    self.keep(audio.clone(), REPLAY);
-                    socket.play(audio);
+                    if let Some(audio) = self.message(&frame, REPLAY) {
+                        socket.play(audio);
+                    }
                     self.feel_better();
                     None
                 }
@@ -115,7 +127,10 @@ impl Line {
                     return Ok(false);
                 },
                 connected = &mut attempt => break connected,
-                frame = self.ends.audio.take() => self.keep(bytes_of(&frame), REPLAY_WHILE_DOWN),
+                frame = self.ends.audio.take() => {
+                    // what is whole is sent with the rest once there is a connection
+                    let _ = self.message(&frame, REPLAY_WHILE_DOWN);
+                }
             }
         };
         match connected {
@@ -129,12 +144,29 @@ impl Line {
         Ok(true)
     }
 
-    fn keep(&mut self, audio: Bytes, most: usize) {
-        self.replay.push_back(audio);
+    /// Adds a frame: the message that it completes, of which `most` frames are kept.
+    fn message(&mut self, frame: &Frame, most: usize) -> Option<Bytes> {
+        let bytes = frame.samples().len() * 2;
+        if self.audio.capacity() - self.audio.len() < bytes {
+            self.audio.reserve(bytes * FRAMES_AT_ONCE);
+        }
+        frame.samples().iter().for_each(|sample| self.audio.put_i16_le(*sample));
+        let audio = (self.audio.len() >= self.whole).then(|| self.audio.split().freeze())?;
+        self.replay.push_back(audio.clone());
         self.trim(most);
+        Some(audio)
     }
 
+    /// What waits for more.
+    fn rest(&mut self) -> Option<Bytes> {
+        let audio = (!self.audio.is_empty()).then(|| self.audio.split().freeze())?;
+        self.replay.push_back(audio.clone());
+        Some(audio)
+    }
+
+    /// Keeps the newest `most` frames.
     fn trim(&mut self, most: usize) {
+        let most = most / self.ctx.config.frames_per_message();
         self.replay.drain(..self.replay.len().saturating_sub(most));
     }
 
@@ -195,7 +227,12 @@ impl Line {
     /// Sends what is left and collects what still comes; whoever waits for it has a limit.
     async fn finish(&mut self, mut socket: Socket) {
         while let Some(frame) = self.ends.audio.try_take() {
-            socket.play(bytes_of(&frame));
+            if let Some(audio) = self.message(&frame, REPLAY) {
+                socket.play(audio);
+            }
+        }
+        if let Some(audio) = self.rest() {
+            socket.play(audio);
         }
         socket.say(&json!({"type": "flush"}));
         socket.say(&json!({"type": "stop"}));
@@ -207,8 +244,4 @@ impl Line {
             }
         }
     }
-}
-
-fn bytes_of(frame: &Frame) -> Bytes {
-    frame.samples().iter().flat_map(|sample| sample.to_le_bytes()).collect()
 }

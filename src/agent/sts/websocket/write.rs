@@ -16,7 +16,7 @@ use tracing::debug;
 use super::{Held, MAX_DIGITS, MAX_HELD, MAX_HELD_CONNECTING, State, Sts};
 use crate::{
     agent::{
-        sts::{edge::CHUNK, wire},
+        sts::{edge::Chunk, wire},
         websocket::escaped,
     },
     call::{AgentEvent, AgentInput, Digit, Fault, Sent},
@@ -30,18 +30,30 @@ impl Sts {
         self.up.push(samples);
         let mut sent = true;
         while let Some(chunk) = self.up.pop() {
-            if self.is_writable() {
-                wire::audio(&chunk, &mut self.text);
-                self.write();
-            } else {
-                self.hold_audio(chunk);
-            }
-            sent = self.stalled.is_none() && self.held.is_empty();
+            sent = self.audio(chunk);
         }
         if sent { Sent::Whole } else { Sent::Held }
     }
 
-    pub(super) fn hold_audio(&mut self, chunk: [u8; CHUNK]) {
+    /// Whether it went out whole.
+    fn audio(&mut self, chunk: Chunk) -> bool {
+        if self.is_writable() {
+            wire::audio(&chunk, &mut self.text);
+            self.write();
+        } else {
+            self.hold_audio(chunk);
+        }
+        self.stalled.is_none() && self.held.is_empty()
+    }
+
+    /// Audio that waits for more of its message goes before what comes after it.
+    pub(super) fn rest(&mut self) {
+        if let Some(chunk) = self.up.rest() {
+            self.audio(chunk);
+        }
+    }
+
+    pub(super) fn hold_audio(&mut self, chunk: Chunk) {
         let connecting = matches!(self.state, State::Connecting(_));
         if self.held_audio >= if connecting { MAX_HELD_CONNECTING } else { MAX_HELD } {
             if let Some(oldest) = self.held.iter().position(|held| matches!(held, Held::Audio(_))) {
@@ -63,6 +75,7 @@ impl Sts {
         if matches!(self.state, State::Ended) || self.finishing.is_some() || self.mute {
             return Sent::Whole;
         }
+        self.rest();
         if self.is_writable() {
             wire::dtmf_digit(digit, &mut self.text);
             self.write();
@@ -148,7 +161,7 @@ impl Sts {
             match self.held.pop_front() {
                 Some(Held::Audio(chunk)) => {
                     self.held_audio -= 1;
-                    wire::audio(&chunk[..], &mut self.text);
+                    wire::audio(&chunk, &mut self.text);
                 }
                 Some(Held::Digit(digit)) => wire::dtmf_digit(digit, &mut self.text),
                 None => return,
