@@ -4,7 +4,7 @@
 //! gateways and medians are printed, because such a machine varies by a tenth against itself: compare rows of one table, never two tables.
 //!
 //! `HARK_BENCH_CALLS` (50,200,500,1000), `HARK_BENCH_RUNS` (3), `HARK_BENCH_SECONDS` (10), `HARK_BENCH_BURST` (30, in s; 0: none) and
-//! `HARK_BENCH_SERVERS` (hark,bridge) change what is run. A second table has conversations through a cascade with everything on, at
+//! `HARK_BENCH_SERVERS` (hark,bridge; hark-40ms has two frames in each message to the service) change what is run. A second table has conversations through a cascade with everything on, at
 //! `HARK_BENCH_CONVERSATIONS` (50,200,350; 0: none) calls.
 #![allow(missing_docs)]
 
@@ -25,7 +25,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
     let result = match (arguments.next().as_deref(), arguments.next()) {
-        (Some("serve-hark"), Some(url)) => serve::hark(&url),
+        (Some("serve-hark"), Some(url)) => serve::hark(&url, 20),
+        (Some("serve-hark-40ms"), Some(url)) => serve::hark(&url, 40),
         (Some("serve-cascade"), Some(url)) => serve::cascade(&url),
         (Some("serve-bridge"), Some(url)) => bridge::serve(&url),
         (Some("drive"), _) => drive::drive(),

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Result;
 
-/// Bridged to a speech-to-speech service.
-pub fn hark(url: &str) -> Result<()> {
+/// Bridged to a speech-to-speech service, with so much of the caller in one message.
+pub fn hark(url: &str, message_ms: u64) -> Result<()> {
     serve(|config| {
+        config.agent.message_ms = message_ms;
         config.agent.sts_url = Some(url.to_owned());
         Ok(())
     })

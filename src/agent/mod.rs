@@ -67,6 +67,10 @@ pub struct Config {
     pub llm_timeout_ms: u64,
     /// How long speech synthesis may take to its first byte, in ms.
     pub tts_timeout_ms: u64,
+    /// What is said while the language model has not begun to answer, in turn; none = nothing.
+    pub fillers: Vec<String>,
+    /// How long after the caller's turn one is said, in ms.
+    pub filler_after_ms: u64,
     /// How much of the caller goes into one message to a service over WebSocket, in ms: 20, 40 or 60.
     pub message_ms: u64,
     /// After an `error` message, how long a speech-to-speech service may stay silent until the call is given up, in ms.
@@ -89,6 +93,8 @@ impl Default for Config {
             rotate_s: 240,
             llm_timeout_ms: 60_000,
             tts_timeout_ms: 20_000,
+            fillers: Vec::new(),
+            filler_after_ms: 1_500,
             message_ms: 20,
             silent_after_error_ms: 10_000,
             flite: "flite".to_owned(),

@@ -24,6 +24,7 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("agent.rotate_s", 1, 86_400),
     ("agent.llm_timeout_ms", 1, 3_600_000),
     ("agent.tts_timeout_ms", 1, 3_600_000),
+    ("agent.filler_after_ms", 1, 60_000),
     ("agent.silent_after_error_ms", 1, 3_600_000),
     ("call.cushion_ms", 0, 15),
     ("call.max_duration_s", 0, 31_536_000),

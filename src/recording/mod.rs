@@ -257,8 +257,14 @@ impl Work {
                 }
             }
             Job::Said(call, said) => {
-                if let Some(open) = self.open.get_mut(&call) {
-                    open.said.push(said);
+                let Some(open) = self.open.get_mut(&call) else { return };
+                open.said.push(said);
+                // a gateway that is killed leaves it beside the recording
+                if let Ok(file) = &open.file
+                    && open.said.is_due(Instant::now())
+                    && let Err(reason) = open.said.write(&self.dir, file.duration())
+                {
+                    warn!(code = "recording.transcript", %call, "the transcript beside this call's recording cannot be written so far: {reason}");
                 }
             }
             Job::End(call, answer) => {

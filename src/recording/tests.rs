@@ -40,6 +40,9 @@ async fn a_recording_is_a_file_at_every_moment_and_silent_where_pieces_are_missi
     assert_eq!(sink.spare().unwrap().len(), 8_000, "vectors come back");
     sink.take(tap(12_000, 7, 4_000));
     recorder.said(call, Said { role: Role::User, text: "hello".to_owned(), at });
+    sync(&recorder).await;
+    let json = fs::read_to_string(recorder.dir().join(name(call, "json"))).unwrap();
+    assert!(json.contains("hello"), "a killed gateway leaves the words beside it: {json}");
     let finished = recorder.end(call).await.unwrap();
     let expected = Finished { duration: Duration::from_secs(2), complete: false, transcript: true };
     assert_eq!(finished, expected);

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::Path,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::json;
@@ -14,6 +14,8 @@ use crate::call::{CallId, Role};
 
 /// Bytes of words kept of one call.
 const MAX_WORDS: usize = 1 << 20;
+/// How often it is written while the call lasts.
+const WRITTEN_EVERY: Duration = Duration::from_secs(5);
 /// How long a word takes, where nothing else is known of when it began.
 const WORD: Duration = Duration::from_millis(400);
 
@@ -34,11 +36,12 @@ pub(super) struct Transcript {
     begun: SystemTime,
     said: Vec<Said>,
     words: usize,
+    written: Option<Instant>,
 }
 
 impl Transcript {
     pub fn new(call: CallId, uuid: Uuid, begun: SystemTime) -> Self {
-        Self { call, uuid, begun, said: Vec::new(), words: 0 }
+        Self { call, uuid, begun, said: Vec::new(), words: 0, written: None }
     }
 
     pub fn push(&mut self, said: Said) {
@@ -46,6 +49,15 @@ impl Transcript {
             self.words += said.text.len();
             self.said.push(said);
         }
+    }
+
+    /// Whether it is to be written now, in the middle of its call.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.written.is_none_or(|at| now.duration_since(at) >= WRITTEN_EVERY);
+        if due {
+            self.written = Some(now);
+        }
+        due
     }
 
     /// Writes both files.

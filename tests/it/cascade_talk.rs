@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use hark::{
+    agent::Config,
     audio::Rate,
     call::{AgentEvent, AgentInput, Digit, Role, Say},
 };
 use serde_json::{Value, json};
 
-use crate::cascade_ws::{Peer, Services, services};
+use crate::cascade_ws::{Peer, Services, services_with};
 use crate::support::cascade::{Bench, speech};
 
 struct Talk {
@@ -22,7 +23,11 @@ struct Talk {
 
 impl Talk {
     async fn start() -> Self {
-        let Services { bench, stt, llm, tts } = services(Rate::R8K, None).await;
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let Services { bench, stt, llm, tts } = services_with(Rate::R8K, None, change).await;
         let (peer, llm_peer, tts_peer) = (stt.accept().await.0, llm.accept().await.0, tts.accept().await.0);
         Self { bench, stt: peer, llm: llm_peer, tts: tts_peer, _services: (stt, llm, tts) }
     }
@@ -66,6 +71,33 @@ impl Talk {
     async fn says(&mut self, kind: &str, text: &str) {
         self.stt.say(json!({"type": kind, "text": text})).await;
     }
+}
+
+#[tokio::test]
+async fn a_model_that_thinks_long_is_filled_with_words_in_turn_and_a_quick_one_is_not() {
+    let fillers = ["One moment.".to_owned(), "Let me see.".to_owned()];
+    let change = |config: &mut Config| (config.fillers, config.filler_after_ms) = (fillers.to_vec(), 50);
+    let mut talk = Talk::start_with(change).await;
+    for (question, filler) in [("when", "One moment."), ("where", "Let me see."), ("who", "One moment.")] {
+        talk.says("final", question).await;
+        talk.says("end_of_turn", "").await;
+        let (id, _) = talk.prompt().await;
+        assert_eq!(talk.speak(160, Value::Null).await, filler);
+        talk.answer(&id, "This is the answer.").await;
+        assert_eq!(talk.speak(160, Value::Null).await, "This is the answer.");
+        for _ in 0..2 {
+            let (utterance, _) = talk.bench.utterance().await;
+            talk.bench.send(AgentInput::Played(utterance));
+        }
+        talk.bench.turn_done().await;
+    }
+    let mut talk =
+        Talk::start_with(|config| (config.fillers, config.filler_after_ms) = (fillers.to_vec(), 60_000)).await;
+    talk.says("final", "why").await;
+    talk.says("end_of_turn", "").await;
+    let (id, _) = talk.prompt().await;
+    talk.answer(&id, "At once.").await;
+    assert_eq!(talk.speak(160, Value::Null).await, "At once.");
 }
 
 #[tokio::test]

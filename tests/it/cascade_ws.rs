@@ -82,10 +82,16 @@ pub struct Services {
 }
 
 pub async fn services(rate: Rate, greeting: Option<&str>) -> Services {
+    services_with(rate, greeting, |_| {}).await
+}
+
+/// With other settings.
+pub async fn services_with(rate: Rate, greeting: Option<&str>, change: impl FnOnce(&mut Config)) -> Services {
     let mut bench = Bench::start(config(), None).await;
     let (stt, llm, tts) = (Service::new().await, Service::new().await, Service::new().await);
     // an end_of_turn is waited for
-    let settings = hark::agent::Config { debounce_ms: 3_600_000, ..config() };
+    let mut settings = Config { debounce_ms: 3_600_000, ..config() };
+    change(&mut settings);
     bench.restart(rate, settings, greeting, |services| {
         (services.asr, services.llm, services.tts) = (stt.url.clone(), llm.url.clone(), tts.url.clone());
     });

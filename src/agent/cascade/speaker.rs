@@ -122,6 +122,8 @@ pub struct Speaker {
     pub out: mpsc::Sender<Tagged>,
     pub health: Health,
     pub failures: AtomicU32,
+    /// Fillers said so far: they take turns.
+    pub filled: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -199,7 +201,16 @@ impl Speaker {
 
     async fn speak(&self, mut items: mpsc::Receiver<Item>, how: Manner<'_>, mut gate: Gate) -> Result<(), Fault> {
         let mut clip: Option<(Pcm, Utterance<'_>)> = None;
-        while let Some(item) = items.recv().await {
+        let mut first = match how {
+            Manner::Answer(_) => self.fill(&mut items, &mut gate).await?,
+            Manner::Say { .. } => None,
+        };
+        loop {
+            let next = match first.take() {
+                Some(item) => Some(item),
+                None => items.recv().await,
+            };
+            let Some(item) = next else { break };
             match item {
                 Item::Clip(bytes) => {
                     let (pcm, utterance) = clip.get_or_insert_with(|| {
@@ -217,6 +228,28 @@ impl Speaker {
         }
         self.end_clip(clip, &mut gate).await;
         Ok(())
+    }
+
+    /// Says something while the language model thinks, if that takes long; else the first of its answer.
+    async fn fill(&self, items: &mut mpsc::Receiver<Item>, gate: &mut Gate) -> Result<Option<Item>, Fault> {
+        let fillers = &self.ctx.config.fillers;
+        if fillers.is_empty() {
+            return Ok(None);
+        }
+        let after = Duration::from_millis(self.ctx.config.filler_after_ms);
+        let waited = async {
+            opened(gate).await;
+            tokio::time::sleep(after).await;
+        };
+        tokio::select! {
+            biased;
+            item = items.recv() => return Ok(item),
+            () = waited => {}
+        }
+        let nth = self.filled.fetch_add(1, Ordering::Relaxed) as usize;
+        let text = fillers[nth % fillers.len()].clone();
+        self.sentence(Utterance::new(text, Manner::Say { protect: false }), gate).await?;
+        Ok(None)
     }
 
     async fn end_clip(&self, clip: Option<(Pcm, Utterance<'_>)>, gate: &mut Gate) {

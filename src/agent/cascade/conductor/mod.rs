@@ -107,6 +107,7 @@ impl Conductor {
             out: wiring.out.clone(),
             health: health(Service::Tts),
             failures: 0.into(),
+            filled: 0.into(),
         });
         let protect = ctx.rules.config.protect_greeting;
         let mut conductor = Self {
