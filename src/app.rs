@@ -2,6 +2,7 @@
 //! everything is taken down in order.
 
 mod announced;
+mod ari;
 mod calls;
 mod durable;
 mod media;
@@ -21,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 pub use self::announced::Announced;
-use self::{calls::Calls, media::Media, recording::Recordings, sound::Sounds};
+use self::{ari::Pbxs, calls::Calls, media::Media, recording::Recordings, sound::Sounds};
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
     api,
@@ -100,6 +101,7 @@ pub struct App {
     tracker: TaskTracker,
     delivery: CancellationToken,
     store: Option<Store>,
+    pbxs: Pbxs,
 }
 
 /// What was left when the gateway stopped.
@@ -170,6 +172,7 @@ impl App {
             store: store.clone(),
             token: config.http.token.clone().filter(|token| !token.is_empty()),
         };
+        let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state);
         let (sender, events) = mpsc::channel(EVENTS);
         let calls = Arc::new(Calls {
             agent: Arc::new(config.agent.clone()),
@@ -211,6 +214,7 @@ impl App {
             tracker,
             delivery,
             store,
+            pbxs,
         })
     }
 
@@ -224,6 +228,12 @@ impl App {
     #[must_use]
     pub const fn http_addr(&self) -> Option<SocketAddr> {
         self.http_addr
+    }
+
+    /// Control over the callers of live calls, where PBXs with ARI are configured.
+    #[must_use]
+    pub fn control(&self) -> crate::asterisk::ari::Control {
+        self.pbxs.control()
     }
 
     /// Serves until `shutdown`, then lets calls end, ends the rest, delivers the last events, and says what was left.
@@ -251,7 +261,9 @@ impl App {
     }
 
     async fn serve(self, shutdown: CancellationToken) -> Summary {
-        let Self { config, mut audiosocket, http, media, calls, events, state, tracker, delivery, store, .. } = self;
+        let Self { config, mut audiosocket, http, media, calls, events, state, tracker, delivery, store, pbxs, .. } =
+            self;
+        pbxs.begin();
         let (webhooks, readiness) = (state.webhooks.clone(), Arc::clone(&state.readiness));
         let http_stop = CancellationToken::new();
         if let Some(listener) = http {
@@ -280,10 +292,12 @@ impl App {
             let calls = Arc::clone(&calls);
             media.run(Box::new(move || Box::pin(calls.serve(pending)))).await;
         }
+        pbxs.refuse();
         drop(audiosocket);
         readiness.set("shutdown", "the gateway is stopping");
         let deadline = Instant::now() + Duration::from_secs(config.limits.shutdown_grace_s);
         let calls_ended = drain(&calls, deadline).await;
+        pbxs.close().await;
         drop(calls);
         // The threads' jobs hold the rest of the senders: once the last call is gone the event task ends.
         let threads = media.close();

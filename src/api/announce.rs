@@ -91,6 +91,18 @@ pub(super) struct Answer {
     pub r#override: bool,
 }
 
+/// The same for a call that somebody else than `POST /call` tells of.
+///
+/// # Errors
+/// Why the call is not to be taken.
+pub async fn announce_call<A: Announcements>(
+    state: &State<A>,
+    uuid: Uuid,
+    payload: Map<String, Value>,
+) -> Result<(), String> {
+    announce(state, Request { uuid, payload }).await.map(drop)
+}
+
 /// Remembers the call, asks the receiver, remembers what it said.
 ///
 /// # Errors

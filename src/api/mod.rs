@@ -15,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+pub use announce::announce_call;
 #[doc(hidden)]
 pub use announce::{fuzz_answer, fuzz_body};
 use ipnet::IpNet;

@@ -1,4 +1,5 @@
 //! Asterisk's side of a call: legs, listeners and the bytes they speak.
 
+pub mod ari;
 pub mod audiosocket;
 pub mod telemetry;

@@ -20,14 +20,14 @@ impl Counter {
 }
 
 macro_rules! stats {
-    ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
-        /// What a listener and all of its legs have counted since the start; shared by `Arc`.
+    ($(#[doc = $about:literal])+ $type:ident { $($(#[doc = $doc:literal])+ $name:ident),+ $(,)? }) => {
+        $(#[doc = $about])+
         #[derive(Debug, Default)]
-        pub struct Stats {
+        pub struct $type {
             $($(#[doc = $doc])+ pub $name: Counter,)+
         }
 
-        impl Stats {
+        impl $type {
             /// Every counter with its name, its help text and its value now, for `/metrics`.
             #[must_use]
             pub fn read(&self) -> Vec<(&'static str, &'static str, u64)> {
@@ -38,6 +38,8 @@ macro_rules! stats {
 }
 
 stats! {
+    /// What a listener and all of its legs have counted since the start; shared by `Arc`.
+    Stats {
     /// Connections taken.
     connections,
     /// Connections closed because their address is not on the allow-list.
@@ -64,6 +66,37 @@ stats! {
     odd_frames,
     /// Audio frames left out because they look like a compressed codec (gsm, opus).
     foreign_frames,
+    }
+}
+
+stats! {
+    /// What the connections to all PBXs have counted since the start; shared by `Arc`.
+    AriStats {
+    /// Events from Asterisk.
+    events,
+    /// Events of types that mean nothing here.
+    events_unknown,
+    /// Messages of the events socket that are no events.
+    events_bad,
+    /// Times the events socket was connected.
+    connects,
+    /// Times it was lost.
+    losses,
+    /// Times another program took the application.
+    replaced,
+    /// Requests to Asterisk.
+    requests,
+    /// Requests that failed, other than for what is not there.
+    requests_failed,
+    /// Calls that entered the application.
+    calls,
+    /// Calls that could not be set up.
+    calls_failed,
+    /// Calls turned away because too many were being set up.
+    calls_over_limit,
+    /// Channels and bridges ended because their call was over or had another gateway.
+    orphans,
+    }
 }
 
 #[cfg(test)]

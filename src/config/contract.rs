@@ -32,6 +32,14 @@ const SETTINGS: &[(&str, &str)] = &[
     ("AGENT_ID", "webhooks.agent_id"),
 ];
 
+/// Variables of our own that are a setting under another name: they say nothing about what AVR's users expect.
+const OURS: &[(&str, &str)] = &[
+    ("ARI_URL", "ari.url"),
+    ("ARI_USERNAME", "ari.username"),
+    ("ARI_PASSWORD", "ari.password"),
+    ("ARI_APP", "ari.app"),
+];
+
 /// Variables with a meaning of their own, read below.
 const OTHERS: &[&str] = &[
     "PORT",
@@ -65,7 +73,7 @@ impl<'a> Contract<'a> {
     /// Reads them all. `below` are the layers, without the defaults, that this one is laid over.
     pub(super) fn layer(&mut self, below: &[&Layer]) -> Layer {
         let mut layer = Layer::default();
-        for (name, key) in SETTINGS {
+        for (name, key) in SETTINGS.iter().chain(OURS) {
             if let Some(value) = self.get(name) {
                 layer.set_text(self.schema, key, name, value, self.faults);
             }

@@ -1,6 +1,6 @@
 //! Layers of settings: what each may say is learnt from `default.toml`, and checked before they are laid over one another.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use config::{Map, Source, Value, ValueKind};
 
@@ -12,6 +12,8 @@ pub const DEFAULTS: &str = include_str!("default.toml");
 pub const ENDPOINT_DEFAULTS: &str = include_str!("endpoint.toml");
 /// Before the name of a further webhook receiver.
 pub(super) const ENDPOINTS: &str = "webhooks.endpoints.";
+/// Before the name of a further PBX, whose keys are those of `[ari]`.
+pub(super) const PBXS: &str = "ari.pbx.";
 
 /// What a setting can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +30,12 @@ pub(super) enum Kind {
 }
 
 /// Settings that take certain words only.
-const WORDS: [(&str, &[&str]); 2] =
-    [("webhooks.initiate.default", &["configured", "refuse"]), ("database.when_broken", &["accept", "refuse"])];
+const WORDS: [(&str, &[&str]); 4] = [
+    ("webhooks.initiate.default", &["configured", "refuse"]),
+    ("database.when_broken", &["accept", "refuse"]),
+    ("ari.after", &["continue", "hangup"]),
+    ("ari.format", &["slin", "slin16"]),
+];
 
 /// Every setting there is, by dotted name.
 #[derive(Debug)]
@@ -71,7 +77,8 @@ impl Schema {
                 None => self.endpoint.get(setting).map(|(kind, default)| (*kind, Some(default))),
             };
         }
-        self.keys.get(key).map(|(kind, default)| (*kind, Some(default)))
+        let key = of_pbx(key).map_or(Cow::Borrowed(key), |setting| format!("ari.{setting}").into());
+        self.keys.get(key.as_ref()).map(|(kind, default)| (*kind, Some(default)))
     }
 
     fn kind(&self, key: &str) -> Option<Kind> {
@@ -83,7 +90,12 @@ impl Schema {
             let (name, setting) = rest.split_once('.').unwrap_or_default();
             rest.is_empty() || (is_endpoint_name(name) && matches!(setting, "" | "headers."))
         });
-        endpoint || self.keys.keys().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+        let pbx = format!("{key}.")
+            .strip_prefix(PBXS)
+            .is_some_and(|rest| rest.is_empty() || is_endpoint_name(rest.trim_end_matches('.')));
+        endpoint
+            || pbx
+            || self.keys.keys().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// The name that was probably meant.
@@ -129,7 +141,13 @@ fn learnt(defaults: &str) -> Keys {
         .collect()
 }
 
-/// Whether a further webhook receiver can have this name.
+/// The setting of a further PBX that `key` names.
+pub(super) fn of_pbx(key: &str) -> Option<&str> {
+    let (name, setting) = key.strip_prefix(PBXS)?.split_once('.')?;
+    (is_endpoint_name(name) && !setting.contains('.')).then_some(setting)
+}
+
+/// Whether a further webhook receiver, or PBX, can have this name.
 fn is_endpoint_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     (1..=64).contains(&name.len()) && name.bytes().all(fits) && name != "default"

@@ -23,13 +23,17 @@ use serde::{
 
 use self::{
     contract::{Contract, given},
-    layer::{ENDPOINTS, Layer, Schema, plain},
+    layer::{ENDPOINTS, Layer, PBXS, Schema, plain},
 };
 pub use self::{
     fault::{Fault, Faults, redacted_url},
     layer::DEFAULTS,
 };
-use crate::{agent, api, asterisk::audiosocket, audio, call, net, recording, webhook};
+use crate::{
+    agent, api,
+    asterisk::{ari, audiosocket},
+    audio, call, net, recording, webhook,
+};
 
 /// Where a `hark.toml` is looked for when nobody says where it is.
 pub const SEARCH: [&str; 2] = ["hark.toml", "/etc/hark/hark.toml"];
@@ -39,6 +43,8 @@ pub const SEARCH: [&str; 2] = ["hark.toml", "/etc/hark/hark.toml"];
 pub struct Config {
     /// The AudioSocket listener.
     pub audiosocket: audiosocket::Config,
+    /// PBXs with ARI.
+    pub ari: ari::Config,
     /// The HTTP service.
     pub http: api::Config,
     /// The AI services.
@@ -231,6 +237,7 @@ impl Config {
         let mut merged = Merged::new(&[schema.defaults(), file, env, contract, options], &mut faults);
         let config = Self {
             audiosocket: merged.section("audiosocket", &mut faults),
+            ari: merged.section("ari", &mut faults),
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
@@ -256,6 +263,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             audiosocket: audiosocket::Config::default(),
+            ari: ari::Config::default(),
             http: api::Config::default(),
             agent: agent::Config::default(),
             call: call::Config::default(),
@@ -398,10 +406,11 @@ impl Merged {
     }
 
     fn settings(&self, schema: &Schema) -> Vec<Setting> {
-        let endpoints = self.values.keys().map(String::as_str).filter(|key| key.starts_with(ENDPOINTS));
+        let is_named = |key: &&str| key.starts_with(ENDPOINTS) || key.starts_with(PBXS);
+        let named = self.values.keys().map(String::as_str).filter(is_named);
         schema
             .keys()
-            .chain(endpoints)
+            .chain(named)
             .map(|key| {
                 let value = self.values.get(key);
                 Setting {

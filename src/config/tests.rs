@@ -43,6 +43,7 @@ fn default_toml_is_the_default_of_every_struct() {
     }
     let (parsed, default) = (load(&[]), Config::default());
     same(&parsed.audiosocket, &default.audiosocket);
+    same(&parsed.ari, &default.ari);
     same(&parsed.http, &default.http);
     same(&parsed.agent, &default.agent);
     same(&parsed.call, &default.call);
@@ -64,6 +65,7 @@ fn default_toml_has_every_key_of_every_struct() {
     let mut expected: Vec<String> = vec!["data_dir".to_owned()];
     for (section, fields) in [
         ("audiosocket", fields::<audiosocket::Config>()),
+        ("ari", fields::<crate::asterisk::ari::Config>()),
         ("http", fields::<api::Config>()),
         ("agent", fields::<agent::Config>()),
         ("call", fields::<call::Config>()),
@@ -86,6 +88,7 @@ fn default_toml_has_every_key_of_every_struct() {
         expected.extend(fields.iter().map(|field| format!("{section}.{field}")));
     }
     let sections = [
+        "ari.pbx",
         "call.vad",
         "call.barge_in",
         "call.endpoint",

@@ -4,9 +4,14 @@ use std::net::SocketAddr;
 
 use url::Url;
 
-use super::{Config, Merged, fault::Faults, layer::ENDPOINTS};
+use super::{
+    Config, Merged,
+    fault::Faults,
+    layer::{ENDPOINTS, of_pbx},
+};
 use crate::{
     agent::{Overrides, Route, RouteError},
+    asterisk::ari::Endpoint,
     webhook::Redaction,
 };
 
@@ -16,6 +21,9 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("audiosocket.idle_media_s", 1, 86_400),
     ("audiosocket.dead_peer_ms", 100, 600_000),
     ("audiosocket.max_pending", 1, 100_000),
+    ("ari.timeout_ms", 100, 600_000),
+    ("ari.ping_ms", 100, 600_000),
+    ("ari.replaced_s", 1, 86_400),
     ("http.announcement_ttl_s", 1, 604_800),
     ("http.max_announcements", 1, 10_000_000),
     ("agent.connect_timeout_ms", 1, 600_000),
@@ -74,6 +82,7 @@ pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults)
     headers(&config, merged, faults);
     redaction(&config, merged, faults);
     listeners(&config, merged, faults);
+    pbxs(&config, merged, faults);
     if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&config.log.level) {
         let advice = "Write error, warn, info, debug or trace, or directives such as info,hark::webhook=debug.";
         faults.push("config.type", merged.written("log.level"), format!("is no log level: {error}"), advice);
@@ -88,7 +97,12 @@ fn ranges(merged: &Merged, faults: &mut Faults) {
         let (_, min, max) = ENDPOINT_RANGES.iter().find(|(name, ..)| *name == setting)?;
         Some((key.as_str(), *min, *max))
     });
-    for (key, min, max) in RANGES.iter().copied().chain(of_endpoints) {
+    let of_pbxs = merged.values.keys().filter_map(|key| {
+        let setting = of_pbx(key)?;
+        let (_, min, max) = RANGES.iter().find(|(name, ..)| name.strip_prefix("ari.") == Some(setting))?;
+        Some((key.as_str(), *min, *max))
+    });
+    for (key, min, max) in RANGES.iter().copied().chain(of_endpoints).chain(of_pbxs) {
         let value = merged.values.get(key).map(|value| &value.kind);
         if let Some(config::ValueKind::I64(n)) = value
             && !(min..=max).contains(n)
@@ -261,6 +275,29 @@ fn listeners(config: &Config, merged: &Merged, faults: &mut Faults) {
     }
 }
 
+fn pbxs(config: &Config, merged: &Merged, faults: &mut Faults) {
+    for (name, pbx) in config.ari.all() {
+        let key = |setting: &str| match name {
+            "default" => format!("ari.{setting}"),
+            name => format!("ari.pbx.{name}.{setting}"),
+        };
+        if let Some(Err(reason)) = pbx.url.as_deref().map(|url| Endpoint::parse(pbx, url)) {
+            let advice = "Write the URL of Asterisk's HTTP server, e.g. http://pbx:8088.";
+            faults.push("config.url", merged.written(&key("url")), reason, advice);
+        }
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if pbx.app.is_empty() || pbx.app.len() > 40 || !pbx.app.bytes().all(fits) {
+            let advice = "Write up to 40 letters, digits, -, _ and dots, e.g. hark.";
+            faults.push(
+                "config.type",
+                merged.written(&key("app")),
+                "cannot be the name of a Stasis application",
+                advice,
+            );
+        }
+    }
+}
+
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
@@ -311,6 +348,34 @@ mod tests {
         let told = Config::load(&Sources { env, ..Sources::default() }).err().map(|faults| faults.to_string());
         let told = told.unwrap_or_default();
         for part in ["HARK__CALL__LANGUAGES", "klingon", "BARGE_IN__POLICY", "DTMF__TERMINATOR", "DTMF__MIN"] {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+    }
+
+    fn loaded(text: &str, variables: &[(&str, &str)]) -> Result<Config, crate::config::Faults> {
+        let env = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::fuzz(text, &Sources { env, ..Sources::default() })
+    }
+
+    #[test]
+    fn pbxs_are_read_from_variables_and_from_the_file_without_showing_passwords() {
+        let file = "[ari]\nurl = \"http://pbx:8088\"\npassword = \"hunter2\"\n[ari.pbx.branch]\nurl = \"http://me:hunter2@branch:8088\"\napp = \"hark-branch\"\nformat = \"slin16\"\nheaders = [\"X-A\"]";
+        let config = loaded(file, &[("ARI_APP", "front"), ("HARK__ARI__PBX__BRANCH__AFTER", "hangup")]);
+        let config = config.unwrap_or_else(|faults| panic!("{faults}"));
+        let names: Vec<_> = config.ari.all().map(|(name, pbx)| (name, pbx.app.as_str())).collect();
+        assert_eq!(names, [("default", "front"), ("branch", "hark-branch")]);
+        assert_eq!(config.ari.password, "hunter2");
+        assert_eq!(config.ari.pbx["branch"].headers, ["X-A"]);
+        assert_eq!(config.ari.pbx["branch"].after, crate::asterisk::ari::After::Hangup);
+        assert!(!format!("{config:?} {:?}", config.ari).contains("hunter2"), "{config:?}");
+        // a PBX says nothing about what AVR's users expect of HTTP
+        assert!(config.http.enabled);
+
+        let wrong = "[ari]\nurl = \"pbx:8088\"\napp = \"a b\"\n[ari.pbx.b]\nurl = \"http://b\"\nping_ms = 1\nfromat = \"slin\"\n[ari.pbx.Up]\nurl = \"http://c\"";
+        let told = loaded(wrong, &[]).expect_err("refused").to_string();
+        for part in
+            ["ari.url (in", "ari.app (in", "ari.pbx.b.ping_ms (in", "ari.pbx.b.fromat (in", "ari.pbx.Up.url (in"]
+        {
             assert!(told.contains(part), "{part} is not in {told}");
         }
     }

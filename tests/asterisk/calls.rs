@@ -14,10 +14,10 @@ use crate::support::receiver::Receiver;
 use crate::support::sts_server::{Mode, Session, Step, StsServer};
 use crate::support::{find, noise};
 
-const SECOND: usize = 8_000;
+pub const SECOND: usize = 8_000;
 
 /// Dial, and wait for the service's side of the call and its UUID.
-async fn connect(lab: &Lab, service: &StsServer, extension: &str, codec: Codec) -> (Call, Arc<Session>, Uuid) {
+pub async fn connect(lab: &Lab, service: &StsServer, extension: &str, codec: Codec) -> (Call, Arc<Session>, Uuid) {
     let number = service.session_count();
     let call = match Call::dial(lab.sip(), extension, codec).await {
         Ok(call) => call,
@@ -31,7 +31,7 @@ async fn connect(lab: &Lab, service: &StsServer, extension: &str, codec: Codec) 
     (call, session, uuid)
 }
 
-async fn heard_by_phone(call: &Call, samples: &[i16]) {
+pub async fn heard_by_phone(call: &Call, samples: &[i16]) {
     let there = |rtp: &crate::support::rtp::Rtp| find(&rtp.audio(), samples).is_some();
     assert!(call.rtp.wait(Duration::from_secs(10), there).await, "the phone never heard it whole");
 }
@@ -173,7 +173,7 @@ fn loud_noise(samples: &[i16]) -> usize {
 }
 
 /// The phone is with the lab's operator: the dialplan went on.
-async fn operator_answers(lab: &Lab, call: &Call) {
+pub async fn operator_answers(lab: &Lab, call: &Call) {
     lab.logged("OPERATOR has the caller").await;
     let before = call.rtp.audio().len();
     let tone = |rtp: &crate::support::rtp::Rtp| {

@@ -6,6 +6,7 @@
 mod support;
 
 mod announce;
+mod ari;
 mod bench_call;
 mod calls;
 mod conversation;

@@ -22,6 +22,7 @@ pub const SECRET: &str = "lab-secret";
 pub struct Hark {
     pub gateway: Gateway,
     pub events: Receiver,
+    pub control: hark::asterisk::ari::Control,
     stop: CancellationToken,
     running: JoinHandle<Summary>,
     _data: TempDir,
@@ -50,8 +51,9 @@ impl Hark {
         let app = App::bind(config).await.expect("the gateway starts");
         let gateway = Gateway { audiosocket: app.audiosocket_addr(), http: app.http_addr() };
         let stop = CancellationToken::new();
+        let control = app.control();
         let running = tokio::spawn(app.run(stop.clone()));
-        Self { gateway, events, stop, running, _data: data }
+        Self { gateway, events, control, stop, running, _data: data }
     }
 
     pub async fn lab(&self) -> Lab {

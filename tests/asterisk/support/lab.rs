@@ -38,6 +38,7 @@ const MINIMAL: &[(&str, &str)] = &[
     ("pjproject.conf", ""),
     ("stasis.conf", "[threadpool]\n"),
     ("udptl.conf", ""),
+    ("websocket_client.conf", ""),
 ];
 
 /// The files that users copy, and what of them is edited here as a user would edit it.
@@ -45,6 +46,14 @@ const USERS: &[(&str, &str)] = &[
     ("extensions-hark.conf", include_str!("../../../asterisk-conf/extensions-hark.conf")),
     ("extensions_custom.conf", include_str!("../../../asterisk-conf/freepbx/extensions_custom.conf")),
 ];
+/// The same for ARI.
+const ARI: &[(&str, &str)] = &[
+    ("http.conf", include_str!("../../../asterisk-conf/ari/http.conf")),
+    ("ari.conf", include_str!("../../../asterisk-conf/ari/ari.conf")),
+    ("extensions-hark-ari.conf", include_str!("../../../asterisk-conf/ari/extensions-hark-ari.conf")),
+];
+/// User and password of the users' own ari.conf.
+pub const ARI_USER: (&str, &str) = ("hark", "change-me");
 const EDITED_AUDIOSOCKET: &str = "127.0.0.1:5001";
 const EDITED_HTTP: &str = "http://127.0.0.1:6001";
 
@@ -61,13 +70,45 @@ pub struct Lab {
     sip: SocketAddr,
 }
 
+/// A free TCP port, for an ARI that others have to know before it is there.
+pub fn free_port() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free TCP port");
+    socket.local_addr().expect("a bound socket")
+}
+
 impl Lab {
     /// Start an Asterisk whose dialplan calls this gateway, and wait until it takes calls.
     pub async fn start(gateway: Gateway) -> Self {
-        let rootfs = rootfs();
+        Self::begin(gateway, None).await
+    }
+
+    /// The same with ARI at this address.
+    pub async fn with_ari(gateway: Gateway, ari: SocketAddr) -> Self {
+        Self::begin(gateway, Some(ari)).await
+    }
+
+    async fn begin(gateway: Gateway, ari: Option<SocketAddr>) -> Self {
         let dir = tempfile::Builder::new().prefix("hark-lab-").tempdir().expect("a temporary directory");
         let sip = free_udp_port();
-        write_configuration(dir.path(), &rootfs, sip, gateway);
+        write_configuration(dir.path(), &rootfs(), sip, gateway);
+        if let Some(ari) = ari {
+            add_ari(&dir.path().join("etc"), ari);
+        }
+        Self::boot(dir, sip).await
+    }
+
+    /// Stop it as a crash does, and start it again with the same configuration.
+    pub async fn restart(mut self) -> Self {
+        self.child.kill().await.expect("Asterisk ran");
+        let (dir, sip) = (self.dir, self.sip);
+        for left in ["run/asterisk.ctl", "ready"] {
+            let _ = std::fs::remove_file(dir.path().join(left));
+        }
+        Self::boot(dir, sip).await
+    }
+
+    async fn boot(dir: TempDir, sip: SocketAddr) -> Self {
+        let rootfs = rootfs();
         // Asterisk reports readiness the way services do to systemd: an event, so nobody has to poll
         let ready = UnixDatagram::bind(dir.path().join("ready")).expect("a socket in the lab's directory");
         let output = std::fs::File::create(dir.path().join("output")).expect("a file in the lab's directory");
@@ -84,7 +125,9 @@ impl Lab {
         lab.wait_ready(&ready).await;
         let booted = lab.cli("core waitfullybooted").await;
         assert!(booted.contains("fully booted"), "{booted}\n{}", lab.log());
-        assert!(!lab.log().contains("declined to load"), "{}", lab.log());
+        for fault in ["declined to load", "Error loading module"] {
+            assert!(!lab.log().contains(fault), "{}", lab.log());
+        }
         lab
     }
 
@@ -202,6 +245,24 @@ fn program(rootfs: &Path, dir: &Path) -> Command {
 fn free_udp_port() -> SocketAddr {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free UDP port");
     socket.local_addr().expect("a bound socket")
+}
+
+/// Adds ARI to a configuration, edited as a user would.
+fn add_ari(etc: &Path, ari: SocketAddr) {
+    let append = |name: &str, more: &str| {
+        let text = std::fs::read_to_string(etc.join(name)).expect("written before");
+        std::fs::write(etc.join(name), text + more).expect("write");
+    };
+    for (name, text) in ARI {
+        let text = text.replace("bindport=8088", &format!("bindport={}", ari.port()));
+        std::fs::write(etc.join(name), text.replace(";channelvars=CALLID,QUEUENAME", "channelvars=CALLID"))
+            .expect("write");
+    }
+    append("modules.conf", include_str!("../etc/modules-ari.conf"));
+    append("extensions.conf", include_str!("../etc/extensions-ari.conf"));
+    let plan = std::fs::read_to_string(etc.join("extensions.conf")).expect("written before");
+    let plan = plan.replace("include => bench\n", "include => bench\ninclude => bench-ari\ninclude => hark-ari\n");
+    std::fs::write(etc.join("extensions.conf"), plan).expect("write");
 }
 
 fn write_configuration(dir: &Path, rootfs: &Path, sip: SocketAddr, gateway: Gateway) {

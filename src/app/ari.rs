@@ -1,0 +1,150 @@
+//! PBXs with ARI: the calls that come through their Stasis application are announced like those of `POST /call`, and their audio comes to
+//! the AudioSocket listener like any other.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustls::ClientConfig;
+use serde_json::{Map, Value};
+use tracing::error;
+use uuid::Uuid;
+
+use super::announced::Announced;
+use crate::{
+    api,
+    asterisk::ari::{self, Client, Error, Host, Later, Started, Stats},
+    call::CallId,
+    session::Announcements,
+    telemetry::metrics::Metrics,
+};
+
+/// The code under which `/ready` shows that no PBX can be worked with.
+const NOT_READY: &str = "ari";
+
+/// The connections to all PBXs.
+#[derive(Debug, Default)]
+pub(super) struct Pbxs {
+    clients: Vec<Client>,
+}
+
+impl Pbxs {
+    /// Prepares for every PBX that is configured. `audiosocket`: where their audio is to come.
+    pub fn new(
+        config: &ari::Config,
+        audiosocket: SocketAddr,
+        tls: &Arc<ClientConfig>,
+        state: &api::State<Announced>,
+    ) -> Self {
+        let pbxs: Vec<_> = config.all().collect();
+        if pbxs.is_empty() {
+            return Self::default();
+        }
+        let stats = Arc::<Stats>::default();
+        let faults = pbxs.iter().map(|(name, _)| ((*name).to_owned(), Some("not connected yet".to_owned()))).collect();
+        let reception = Arc::new(Reception { state: state.clone(), faults: Mutex::new(faults) });
+        export(&state.metrics, &stats, &reception);
+        reception.show();
+        let start = |(name, pbx): (&str, &ari::Pbx)| {
+            let started = Started {
+                name: name.to_owned(),
+                pbx: pbx.clone(),
+                media: audiosocket,
+                host: Arc::<Reception>::clone(&reception) as Arc<dyn Host>,
+                tls: Arc::clone(tls),
+                stats: Arc::clone(&stats),
+            };
+            Client::new(started).unwrap_or_else(|reason| {
+                error!(code = "ari.settings", pbx = name, "this PBX cannot be worked with: ari.url {reason}");
+                None
+            })
+        };
+        Self { clients: pbxs.into_iter().filter_map(start).collect() }
+    }
+
+    /// Connects to them. Has to be called on the control runtime.
+    pub fn begin(&self) {
+        self.clients.iter().for_each(Client::begin);
+    }
+
+    /// Control over the callers of live calls.
+    pub fn control(&self) -> ari::Control {
+        ari::Control::of(&self.clients)
+    }
+
+    /// New calls go back to their dialplan from now on.
+    pub fn refuse(&self) {
+        self.clients.iter().for_each(Client::refuse);
+    }
+
+    /// Takes down what is left of calls, and disconnects.
+    pub async fn close(self) {
+        futures_util::future::join_all(self.clients.into_iter().map(Client::close)).await;
+    }
+}
+
+/// Takes the calls of all PBXs.
+#[derive(Debug)]
+struct Reception {
+    state: api::State<Announced>,
+    /// What is wrong with each PBX, by its name.
+    faults: Mutex<BTreeMap<String, Option<String>>>,
+}
+
+impl Reception {
+    /// While one PBX can be worked with, the gateway is of use.
+    fn show(&self) {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        match faults.values().flatten().next() {
+            Some(fault) if faults.values().all(Option::is_some) => self.state.readiness.set(NOT_READY, fault),
+            _ => self.state.readiness.clear(NOT_READY),
+        }
+    }
+
+    fn connected(&self) -> usize {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.values().filter(|fault| fault.is_none()).count()
+    }
+}
+
+impl Host for Reception {
+    fn announce(&self, uuid: Uuid, about: Map<String, Value>) -> Later<'_, Result<(), String>> {
+        Box::pin(api::announce_call(&self.state, uuid, about))
+    }
+
+    fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()> {
+        Box::pin(async move {
+            // only of a call that nobody has taken
+            let announced = self.state.announcements.take(uuid).await;
+            if let Some(announced) = announced
+                && let Some(call) = announced.call.map(CallId::from)
+            {
+                self.state.webhooks.describe(call, &announced.payload);
+                self.state.webhooks.refused(call, uuid, code, None).await;
+            }
+        })
+    }
+
+    fn health(&self, pbx: &str, fault: Option<&Error>) {
+        let fault = fault.map(ToString::to_string);
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(pbx.to_owned(), fault);
+        self.show();
+    }
+}
+
+/// Shows what is counted under `/metrics`.
+fn export(metrics: &Metrics, stats: &Arc<Stats>, reception: &Arc<Reception>) {
+    let names: Vec<_> = stats.read().into_iter().map(|(name, help, _)| (name, help)).collect();
+    for (index, (name, help)) in names.into_iter().enumerate() {
+        let stats = Arc::clone(stats);
+        metrics.register_counter_fn(&format!("ari_{name}"), help.trim_end_matches('.'), move || {
+            stats.read().get(index).map_or(0, |(.., value)| *value)
+        });
+    }
+    let reception = Arc::downgrade(reception);
+    #[allow(clippy::cast_precision_loss, reason = "a number of PBXs")]
+    let connected = move || reception.upgrade().map_or(0.0, |reception| reception.connected() as f64);
+    metrics.register_gauge_fn("ari_connected", "PBXs that tell of calls", connected);
+}

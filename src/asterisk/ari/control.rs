@@ -1,0 +1,199 @@
+//! What can be done with the caller of a live call, by the call's UUID.
+//!
+//! Of a call through `Stasis()` everything. Of one that its dialplan gave to `AudioSocket()` or `Dial(AudioSocket/…)` the channel is found
+//! too, and Asterisk lets itself be told to hang it up, and to set its variables; whatever else is asked of a channel that is not in the application it
+//! answers with 409.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::{
+    Client, Error,
+    client::Shared,
+    rest::{Rest, Target},
+    wire::Channel,
+};
+
+/// Orders at once; what comes on top is told to come later.
+const AT_ONCE: usize = 64;
+
+/// Does things with the callers of live calls. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Control {
+    pbxs: Arc<[Arc<Shared>]>,
+    turns: Arc<Semaphore>,
+}
+
+/// Something to be done with a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// Hang up, with this cause (Q.850); the caller's side of the call ends by it as if they had hung up.
+    Hangup(Option<u16>),
+    /// Give the caller to this place of the dialplan: the PBX owns the call again.
+    Continue(Target),
+    /// Have the caller's far end call somebody else (SIP REFER), e.g. `PJSIP/sip:operator@pbx`.
+    Redirect(String),
+    /// Hold, on or off.
+    Hold(bool),
+    /// Nothing of the caller is heard, on or off.
+    Mute(bool),
+    /// Send keys to the caller.
+    Dtmf(String),
+    /// Music on hold, on or off.
+    Moh(bool),
+    /// Ringing, on or off.
+    Ringback(bool),
+    /// Set a channel variable.
+    SetVariable(String, String),
+    /// Play this to the caller, e.g. `sound:demo-congrats`.
+    Play(String),
+    /// Record the caller into a file of Asterisk's own: name and format.
+    Record(String, String),
+    /// End that recording.
+    StopRecording(String),
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// No PBX is configured.
+    #[error("no PBX is configured: set ari.url (ARI_URL), so that calls can be hung up, transferred and held")]
+    NoPbx,
+    /// The caller's channel cannot be found.
+    #[error("no PBX has a caller's channel of the call {0}: it has ended, or comes from a PBX without ARI")]
+    NoCall(Uuid),
+    /// It is not in the application.
+    #[error(
+        "the caller of {0} came by AudioSocket() or Dial(AudioSocket/…): Asterisk lets such a channel be hung up and its variables be set, nothing \
+         else. Give the call to Stasis() instead (asterisk-conf/ari)"
+    )]
+    NotInStasis(Uuid),
+    /// Too much is asked at once.
+    #[error("{AT_ONCE} orders are being carried out already: try again")]
+    Busy,
+    /// Asterisk did not do it.
+    #[error(transparent)]
+    Refused(#[from] Error),
+}
+
+impl ControlError {
+    /// The stable code shown outside.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoPbx => "ari.control.no_pbx",
+            Self::NoCall(_) => "ari.control.no_call",
+            Self::NotInStasis(_) => "ari.control.not_in_stasis",
+            Self::Busy => "ari.control.busy",
+            Self::Refused(error) => error.code(),
+        }
+    }
+}
+
+/// The caller's channel of a call.
+#[derive(Debug)]
+struct Caller<'a> {
+    rest: &'a Rest,
+    channel: String,
+    in_stasis: bool,
+}
+
+impl Control {
+    /// Control over the calls of all these.
+    #[must_use]
+    pub fn of(clients: &[Client]) -> Self {
+        Self { pbxs: clients.iter().map(Client::shared).collect(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// Carries out an order for the caller of the live call with this UUID on the wire. Where several have it, for the first found.
+    ///
+    /// # Errors
+    /// Why it was not carried out. A place in the dialplan that does not exist is none: Asterisk accepts it and ends the call.
+    pub async fn order(&self, uuid: Uuid, order: Order) -> Result<(), ControlError> {
+        let _turn = self.turns.try_acquire().map_err(|_| ControlError::Busy)?;
+        let Caller { rest, channel, in_stasis } = self.find(uuid).await?;
+        match carry_out(rest, &channel, order).await {
+            Err(Error::Conflict { .. }) if !in_stasis => Err(ControlError::NotInStasis(uuid)),
+            result => Ok(result?),
+        }
+    }
+
+    /// The value of a variable or dialplan function of the caller's channel.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub async fn variable(&self, uuid: Uuid, name: &str) -> Result<Option<String>, ControlError> {
+        let _turn = self.turns.try_acquire().map_err(|_| ControlError::Busy)?;
+        let caller = self.find(uuid).await?;
+        Ok(caller.rest.variable(&caller.channel, name).await?)
+    }
+
+    /// The identity of the caller's channel, and whether it is in the application.
+    ///
+    /// # Errors
+    /// There is none, or no PBX can be asked.
+    pub async fn caller(&self, uuid: Uuid) -> Result<(String, bool), ControlError> {
+        let caller = self.find(uuid).await?;
+        Ok((caller.channel, caller.in_stasis))
+    }
+
+    async fn find(&self, uuid: Uuid) -> Result<Caller<'_>, ControlError> {
+        for pbx in &*self.pbxs {
+            if let Some(placed) = pbx.registry.find(uuid).into_iter().next() {
+                return Ok(Caller { rest: &pbx.rest, channel: placed.caller, in_stasis: true });
+            }
+        }
+        let mut fault = None;
+        for pbx in &*self.pbxs {
+            match plain(&pbx.rest, uuid).await {
+                Ok(Some(channel)) => return Ok(Caller { rest: &pbx.rest, channel, in_stasis: false }),
+                Ok(None) => {}
+                Err(error) => fault = Some(error),
+            }
+        }
+        match fault {
+            _ if self.pbxs.is_empty() => Err(ControlError::NoPbx),
+            Some(error) => Err(error.into()),
+            None => Err(ControlError::NoCall(uuid)),
+        }
+    }
+}
+
+async fn carry_out(rest: &Rest, channel: &str, order: Order) -> Result<(), Error> {
+    match order {
+        Order::Hangup(cause) => rest.hang_up(channel, cause).await,
+        Order::Continue(target) => rest.go_on(channel, &target).await,
+        Order::Redirect(endpoint) => rest.redirect(channel, &endpoint).await,
+        Order::Hold(on) => rest.hold(channel, on).await,
+        Order::Mute(on) => rest.mute(channel, on).await,
+        Order::Dtmf(digits) => rest.dtmf(channel, &digits).await,
+        Order::Moh(on) => rest.moh(channel, on).await,
+        Order::Ringback(on) => rest.ringback(channel, on).await,
+        Order::SetVariable(name, value) => rest.set_variable(channel, &name, &value).await,
+        Order::Play(media) => rest.play(channel, &media, &Uuid::now_v7().to_string()).await,
+        Order::Record(name, format) => rest.record(channel, &name, &format).await,
+        Order::StopRecording(name) => rest.stop_recording(&name).await,
+    }
+}
+
+/// The caller's channel of a call that is not in the application: its dialplan is at an application that names the UUID. Where that is
+/// not so (`Dial()` in a Local channel, a macro of FreePBX), it is what is bridged with the AudioSocket channel of that UUID.
+async fn plain(rest: &Rest, uuid: Uuid) -> Result<Option<String>, Error> {
+    let (channels, text) = (rest.channels().await?, uuid.to_string());
+    let is_leg = |channel: &Channel| channel.name.starts_with("AudioSocket/");
+    let names_it = |channel: &Channel| channel.dialplan.app_data.to_ascii_lowercase().contains(&text);
+    if let Some(caller) = channels.iter().find(|channel| !is_leg(channel) && names_it(channel)) {
+        return Ok(Some(caller.id.clone()));
+    }
+    for leg in channels.iter().filter(|channel| is_leg(channel)) {
+        if rest.variable(&leg.id, "AUDIOSOCKET_UUID").await?.is_some_and(|found| found.eq_ignore_ascii_case(&text)) {
+            let bridges = rest.bridges().await?;
+            let peer = bridges.iter().find(|bridge| bridge.channels.contains(&leg.id));
+            return Ok(peer.and_then(|bridge| bridge.channels.iter().find(|id| **id != leg.id)).cloned());
+        }
+    }
+    Ok(None)
+}

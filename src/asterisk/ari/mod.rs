@@ -1,0 +1,51 @@
+//! ARI: Asterisk tells of calls that enter our Stasis application, and does with them what we say.
+//!
+//! A [`Client`] keeps one PBX: it is told of events over a WebSocket, acts by REST, and leaves neither bridges nor media channels behind,
+//! whatever breaks in between. Every channel and bridge that is ours carries an identity of ours (`ids`), so that even another process
+//! knows it again. What a call is about is none of this room's business: a [`Host`] is told of each, and its audio comes to the AudioSocket
+//! listener like any other.
+
+mod client;
+mod config;
+mod control;
+mod error;
+mod ids;
+mod metadata;
+mod orphans;
+mod registry;
+mod rest;
+mod socket;
+mod stasis;
+pub mod wire;
+
+use std::{fmt, pin::Pin};
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+pub use self::{
+    client::{Client, Started},
+    config::{After, Config, Endpoint, MediaFormat, Pbx},
+    control::{Control, ControlError, Order},
+    error::Error,
+    rest::{ExternalMedia, Origin, Rest, Target},
+};
+pub use crate::asterisk::telemetry::AriStats as Stats;
+
+/// What a [`Host`] answers some time later.
+pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Whoever takes the calls.
+pub trait Host: fmt::Debug + Send + Sync + 'static {
+    /// A call comes; its audio will, to the AudioSocket listener, with this UUID.
+    ///
+    /// # Errors
+    /// Why it is not to be taken.
+    fn announce(&self, uuid: Uuid, about: Map<String, Value>) -> Later<'_, Result<(), String>>;
+
+    /// An announced call does not come after all, for a reason with this code.
+    fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()>;
+
+    /// Whether a PBX can be worked with, and if not, why.
+    fn health(&self, pbx: &str, fault: Option<&Error>);
+}

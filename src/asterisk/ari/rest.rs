@@ -1,0 +1,259 @@
+//! Requests to ARI. What each does is Asterisk's own documentation; what it does not say is in the comments.
+
+mod ops;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, header};
+use rustls::ClientConfig;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::{sync::Semaphore, time::timeout};
+
+pub use self::ops::{ExternalMedia, Origin, Target};
+use super::{
+    Error, Stats,
+    config::{Endpoint, Pbx},
+    error::escaped,
+};
+
+/// The longest answer: thousands of channels.
+const MAX_ANSWER: usize = 32 << 20;
+/// The longest complaint that is read.
+const MAX_COMPLAINT: usize = 4 << 10;
+/// Requests at once to one PBX; Asterisk's HTTP server takes 100 sessions unless told otherwise.
+const AT_ONCE: usize = 32;
+/// Below Asterisk's `session_keep_alive` of 15 s, so that a pooled connection is not a dead one.
+const POOL_IDLE: Duration = Duration::from_secs(10);
+
+/// Asks one PBX. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Rest {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    http: reqwest::Client,
+    endpoint: Endpoint,
+    authorization: Option<HeaderValue>,
+    at: String,
+    limit: Duration,
+    turns: Semaphore,
+    stats: Arc<Stats>,
+}
+
+impl Rest {
+    /// Asks `endpoint`, which is reached directly: a PBX is not behind a proxy.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be set up.
+    pub fn new(
+        name: &str,
+        pbx: &Pbx,
+        endpoint: Endpoint,
+        tls: &ClientConfig,
+        stats: Arc<Stats>,
+    ) -> reqwest::Result<Self> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls.clone())
+            .http1_only()
+            .no_proxy()
+            .pool_idle_timeout(POOL_IDLE)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?;
+        let at = match name {
+            "default" => format!("ARI of {}", authority(&endpoint)),
+            name => format!("ARI of {name} ({})", authority(&endpoint)),
+        };
+        let authorization = endpoint.authorization();
+        let limit = Duration::from_millis(pbx.timeout_ms);
+        let turns = Semaphore::new(AT_ONCE);
+        Ok(Self { inner: Arc::new(Inner { http, endpoint, authorization, at, limit, turns, stats }) })
+    }
+
+    /// The PBX as errors and log lines name it.
+    #[must_use]
+    pub fn at(&self) -> &str {
+        &self.inner.at
+    }
+
+    /// Where it is.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    /// How long an answer may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.inner.limit
+    }
+
+    /// What an answer other than 2xx means. `what`: what was asked.
+    pub(super) fn refused(&self, what: &str, status: u16, said: &[u8]) -> Error {
+        let (at, user) = (self.at().to_owned(), self.inner.endpoint.username().to_owned());
+        let (what, said) = (what.to_owned(), complaint(said));
+        match status {
+            401 => Error::Unauthorised { at, user },
+            403 => Error::Forbidden { at, user, what, said },
+            404 => Error::NotFound { at, what, said },
+            409 | 412 | 422 => Error::Conflict { at, what, status, said },
+            500.. => Error::Server { at, what, status, said },
+            _ => Error::BadRequest { at, what, status, said },
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Vec<u8>, Error> {
+        // the identities in it say nothing to a person
+        let what = format!(
+            "{method} {}",
+            path.iter().copied().take(1).chain(path.iter().copied().skip(2)).collect::<Vec<_>>().join("/")
+        );
+        let limit = self.inner.limit;
+        let answer = match timeout(limit, self.exchange(&what, method, path, query, body)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Timeout { at: self.at().to_owned(), what, limit }),
+        };
+        self.inner.stats.requests.inc();
+        if answer.as_ref().is_err_and(|error| !error.is_gone()) {
+            self.inner.stats.requests_failed.inc();
+        }
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        what: &str,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Vec<u8>, Error> {
+        let unusable = |reason: String| Error::Answer { at: self.at().to_owned(), what: what.to_owned(), reason };
+        // never closed
+        let _turn = self.inner.turns.acquire().await;
+        let mut url = self.inner.endpoint.base().clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request = self.inner.http.request(method, url);
+        if let Some(value) = &self.inner.authorization {
+            request = request.header(header::AUTHORIZATION, value.clone());
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let mut answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Err(Error::Unreachable { at: self.at().to_owned(), reason: fault(error) });
+            }
+        };
+        let status = answer.status();
+        let most = if status.is_success() { MAX_ANSWER } else { MAX_COMPLAINT };
+        let mut bytes = Vec::new();
+        loop {
+            match answer.chunk().await {
+                Ok(Some(chunk)) if bytes.len() + chunk.len() <= most => bytes.extend_from_slice(&chunk),
+                Ok(Some(_)) if status.is_success() => return Err(unusable(format!("it is longer than {most} bytes"))),
+                Ok(Some(_)) | Ok(None) => break,
+                Err(error) if status.is_success() => return Err(unusable(fault(error))),
+                Err(_) => break,
+            }
+        }
+        if status.is_success() { Ok(bytes) } else { Err(self.refused(what, status.as_u16(), &bytes)) }
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<T, Error> {
+        let bytes = self.ask(method.clone(), path, query, body).await?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::Answer {
+            at: self.at().to_owned(),
+            what: format!("{method} {}", path.first().copied().unwrap_or_default()),
+            reason: format!("it is not the JSON it should be: {error}"),
+        })
+    }
+
+    async fn tell(&self, method: Method, path: &[&str], query: &[(&str, &str)]) -> Result<(), Error> {
+        self.ask(method, path, query, None).await.map(drop)
+    }
+}
+
+fn authority(endpoint: &Endpoint) -> String {
+    let base = endpoint.base();
+    let host = base.host_str().unwrap_or_default();
+    base.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// What Asterisk said, in the form in which it stands behind a status.
+fn complaint(said: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(said).unwrap_or_default();
+    let text = ["message", "error"].iter().find_map(|name| value.get(name)?.as_str());
+    text.map(|text| format!(": {}", escaped(text))).unwrap_or_default()
+}
+
+/// Why there was no answer, with its causes and without the URL.
+fn fault(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut source: Option<&dyn std::error::Error> = Some(&error);
+    let mut last = String::new();
+    while let Some(cause) = source {
+        last = cause.to_string();
+        source = cause.source();
+    }
+    escaped(&last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest() -> Rest {
+        let pbx = Pbx { username: "me".to_owned(), password: "hunter2".to_owned(), ..Pbx::default() };
+        let endpoint = Endpoint::parse(&pbx, "http://pbx:8088").unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        Rest::new("default", &pbx, endpoint, &tls, Arc::default()).unwrap()
+    }
+
+    #[test]
+    fn every_refusal_has_a_code_and_says_what_to_do() {
+        for (status, code, part) in [
+            (401, "ari.unauthorised", "ari.password"),
+            (403, "ari.forbidden", "read_only = no"),
+            (404, "ari.not_found", "ari.conf"),
+            (409, "ari.conflict", "left the application"),
+            (422, "ari.conflict", "left the application"),
+            (400, "ari.bad_request", "does not understand"),
+            (500, "ari.server", "own log"),
+        ] {
+            let error = rest().refused("POST bridges", status, br#"{"message":"no\nway"}"#);
+            assert_eq!(error.code(), code);
+            let text = error.to_string();
+            assert!(text.contains(part) && text.contains("pbx:8088") && !text.contains('\n'), "{text}");
+            assert!(status == 401 || text.contains(r"no\nway"), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_shows_the_password() {
+        let rest = rest();
+        assert!(!format!("{rest:?}").contains("hunter2"));
+        assert!(!rest.refused("x", 401, b"").to_string().contains("hunter2"));
+    }
+}

@@ -1,0 +1,232 @@
+//! One call through the application: media channel, bridge, and taking both down again.
+//!
+//! Asterisk takes nothing down by itself: a caller who hangs up leaves the media channel, a media channel that ends leaves the caller in
+//! the bridge. Until the media channel is there the caller is not answered, so that a gateway that cannot serve costs them nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+use tracing::{Instrument as _, debug, info, info_span, warn};
+use uuid::Uuid;
+
+use super::{
+    Error,
+    client::Shared,
+    config::{After, MediaFormat},
+    ids::Ids,
+    metadata::{self, Wanted},
+    registry::{Placed, State, Watched},
+    rest::{ExternalMedia, Target},
+    wire::Channel,
+};
+
+/// How long a media channel may take from its making to its `StasisStart`; Asterisk itself gives up connecting after 2 s.
+const MEDIA: Duration = Duration::from_secs(5);
+
+/// Why a call was not set up.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the gateway is stopping")]
+    Stopping,
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Request(#[from] Error),
+    #[error(
+        "Asterisk cannot connect to {host}: {source}; if that is not where it reaches Hark's AudioSocket listener, set ari.media_host (and \
+         audiosocket.listen, audiosocket.allow); chan_audiosocket.so and res_audiosocket.so have to be loaded"
+    )]
+    Media { host: String, source: Error },
+    #[error(
+        "the media channel ended at once: Hark refused the call (see the lines before), or something else listens at {0}"
+    )]
+    MediaEnded(String),
+    #[error("the media channel did not come within {} s", MEDIA.as_secs())]
+    MediaLate,
+    #[error("the caller hung up")]
+    CallerGone,
+}
+
+impl Fault {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Stopping => "call.refused.stopping",
+            Self::Refused(_) => "call.refused.undecided",
+            Self::Request(error) => error.code(),
+            Self::Media { .. } => "ari.media.failed",
+            Self::MediaEnded(_) => "ari.media.ended",
+            Self::MediaLate => "ari.media.late",
+            Self::CallerGone => "caller.hangup",
+        }
+    }
+}
+
+/// A call with everything that belongs to it.
+struct Call {
+    shared: Arc<Shared>,
+    uuid: Uuid,
+    channel: Channel,
+    caller: Watched,
+    media: Watched,
+    bridge: Watched,
+    /// Whether the call is known to whoever takes calls.
+    announced: bool,
+}
+
+/// Serves a caller who has entered the application until nothing of the call is left.
+pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<String>, caller: Watched) {
+    let wanted = Wanted::parse(&args);
+    let uuid = wanted.uuid.unwrap_or_else(Uuid::new_v4);
+    let ids = Ids::new(&shared.pbx.app);
+    let span = info_span!("ari", pbx = shared.name, %uuid, caller = channel.id);
+    let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
+    let place =
+        shared.registry.place(Placed { uuid, caller: channel.id.clone(), media: ids.media, bridge: ids.bridge });
+    let mut call = Call { shared, uuid, channel, caller, media, bridge, announced: false };
+    async move {
+        match call.set_up(wanted).await {
+            Ok(()) => call.live().await,
+            Err(fault) => call.failed(&fault).await,
+        }
+        call.take_down().await;
+        drop(place);
+    }
+    .instrument(span)
+    .await;
+}
+
+impl Call {
+    async fn set_up(&mut self, wanted: Wanted) -> Result<(), Fault> {
+        let (shared, uuid) = (Arc::clone(&self.shared), self.uuid.to_string());
+        let (rest, pbx) = (&shared.rest, &shared.pbx);
+        if shared.refuse.is_cancelled() {
+            return Err(Fault::Stopping);
+        }
+        for argument in &wanted.ignored {
+            warn!(
+                code = "ari.argument",
+                "argument {argument:?} of Stasis() is ignored: it is no UUID, or no format (slin, slin16)"
+            );
+        }
+        let (early, format) = (wanted.early, wanted.format.unwrap_or(pbx.format));
+        let about = metadata::collect(rest, &shared.name, pbx, &self.channel, wanted).await;
+        self.announced = true;
+        shared.host.announce(self.uuid, about).await.map_err(Fault::Refused)?;
+        self.still_there()?;
+        // together: each is a round trip, and none waits for the other
+        let (bridge, media) = tokio::join!(self.make_bridge(), self.make_media(&uuid, format));
+        media?;
+        bridge?;
+        self.still_there()?;
+        match early {
+            false => rest.answer(&self.caller.id).await?,
+            // Asterisks that do not know it begin early media with the first audio
+            true => drop(rest.progress(&self.caller.id).await),
+        }
+        rest.add_to_bridge(&self.bridge.id, &[&self.caller.id, &self.media.id]).await?;
+        info!("caller and media channel are connected");
+        Ok(())
+    }
+
+    async fn make_bridge(&self) -> Result<(), Fault> {
+        self.shared.rest.create_bridge(&self.bridge.id).await?;
+        self.bridge.exists();
+        Ok(())
+    }
+
+    async fn make_media(&self, uuid: &str, format: MediaFormat) -> Result<(), Fault> {
+        let host = self.shared.media_host();
+        let (id, app) = (self.media.id.as_str(), self.shared.pbx.app.as_str());
+        let media = ExternalMedia { id, app, host: &host, format: format.as_str(), uuid };
+        if let Err(source) = self.shared.rest.external_media(media).await {
+            return Err(match source {
+                Error::Server { .. } | Error::BadRequest { .. } => Fault::Media { host, source },
+                other => other.into(),
+            });
+        }
+        tokio::select! {
+            state = timeout(MEDIA, self.media.entered()) => match state {
+                Ok(State { left: false, .. }) => Ok(()),
+                Ok(_) => Err(Fault::MediaEnded(host)),
+                Err(_) => Err(Fault::MediaLate),
+            },
+            _ = self.caller.left() => Err(Fault::CallerGone),
+        }
+    }
+
+    fn still_there(&self) -> Result<(), Fault> {
+        if self.caller.now().left { Err(Fault::CallerGone) } else { Ok(()) }
+    }
+
+    /// Until somebody goes.
+    async fn live(&self) {
+        tokio::select! { biased;
+            _ = self.caller.left() => debug!("the caller is gone"),
+            _ = self.media.left() => debug!("the media channel has ended"),
+            _ = self.bridge.left() => warn!(code = "ari.bridge.destroyed", "somebody else destroyed the bridge of this call"),
+        }
+    }
+
+    async fn failed(&self, fault: &Fault) {
+        let code = fault.code();
+        // a caller gone in between looks to a request like one who was never there
+        if matches!(fault, Fault::CallerGone) || self.caller.now().left {
+            info!(code, "the caller hung up before the call was set up");
+        } else {
+            self.shared.stats.calls_failed.inc();
+            warn!(code, "the call cannot be set up, its dialplan goes on: {fault}");
+        }
+        // with its audio connected it is a call that ends like any other
+        if self.announced && !self.media.now().entered {
+            self.shared.host.failed(self.uuid, code).await;
+        }
+    }
+
+    /// Leaves nothing behind: the caller goes on, channel and bridge go.
+    async fn take_down(&self) {
+        let rest = &self.shared.rest;
+        let caller = async {
+            if self.caller.now().left {
+                return Ok(());
+            }
+            match self.shared.pbx.after {
+                After::Hangup if self.media.now().entered => gone(rest.hang_up(&self.caller.id, Some(16)).await),
+                _ => self.give_back().await,
+            }
+        };
+        let media = async {
+            match self.media.now().left {
+                true => Ok(()),
+                false => gone(rest.hang_up(&self.media.id, None).await),
+            }
+        };
+        // first the caller, who hears nothing meanwhile
+        let caller = caller.await;
+        let (media, bridge) = tokio::join!(media, async { gone(rest.destroy_bridge(&self.bridge.id).await) });
+        for error in [caller, media, bridge].into_iter().filter_map(Result::err) {
+            warn!(
+                code = error.code(),
+                "something of this call may be left in Asterisk, and is looked for later: {error}"
+            );
+            self.shared.look.notify_one();
+        }
+    }
+
+    /// The dialplan goes on behind `Stasis()`; where it cannot, the caller is hung up rather than left in silence.
+    async fn give_back(&self) -> Result<(), Error> {
+        let rest = &self.shared.rest;
+        match rest.go_on(&self.caller.id, &Target::default()).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_gone() || self.caller.now().left => Ok(()),
+            Err(error) => {
+                warn!(code = error.code(), "the caller cannot be given back to the dialplan and is hung up: {error}");
+                gone(rest.hang_up(&self.caller.id, Some(16)).await)
+            }
+        }
+    }
+}
+
+/// What is not there any more needs no end.
+fn gone(result: Result<(), Error>) -> Result<(), Error> {
+    result.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
+}

@@ -1,0 +1,178 @@
+//! Calls through ARI: phone → `Stasis(hark)` → Hark, and what is left in Asterisk afterwards: nothing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hark::config::Config;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::support::g711::Codec;
+use crate::support::hark::{Hark, SECRET};
+use crate::support::lab::{ARI_USER, Lab, free_port};
+use crate::support::phone::Call;
+use crate::support::receiver::Receiver;
+use crate::support::sts_server::{Mode, Step, StsServer};
+use crate::support::{PATIENCE, find, noise};
+
+/// Phone, Asterisk, gateway and service, connected by ARI.
+pub struct World {
+    pub service: StsServer,
+    pub hark: Hark,
+    pub lab: Lab,
+}
+
+impl World {
+    pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let ari = free_port();
+        Self::at(ari, ari, change).await
+    }
+
+    /// Asterisk at `ari`, and Hark told that it is at `url`.
+    pub async fn at(ari: SocketAddr, url: SocketAddr, change: impl FnOnce(&mut Config)) -> Self {
+        let service = StsServer::start(Mode::Script(Vec::new())).await;
+        let hark = Hark::with(Receiver::strict(SECRET).await, |config| {
+            config.agent.sts_url = Some(service.url().to_string());
+            config.ari.url = Some(format!("http://{url}"));
+            (config.ari.username, config.ari.password) = (ARI_USER.0.to_owned(), ARI_USER.1.to_owned());
+            change(config);
+        })
+        .await;
+        let lab = Lab::with_ari(hark.gateway, ari).await;
+        let world = Self { service, hark, lab };
+        world.ready(true).await;
+        world
+    }
+
+    /// Wait until the gateway says that it is ready, or that it is not.
+    pub async fn ready(&self, wanted: bool) -> Value {
+        let http = self.hark.gateway.http.expect("HTTP is on");
+        let wait = async {
+            loop {
+                let (status, body) = get(http, "/ready").await;
+                if (status == 200) == wanted {
+                    return serde_json::from_str(&body).expect("JSON");
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let Ok(body) = timeout(PATIENCE, wait).await else { panic!("never ready = {wanted}\n{}", self.lab.log()) };
+        body
+    }
+
+    /// Wait until Asterisk has no channel and no bridge.
+    pub async fn empty(&self) {
+        empty(&self.lab).await;
+    }
+
+    pub async fn stop(self) {
+        self.hark.stop().await;
+        self.lab.stop().await;
+    }
+}
+
+/// Status and body of `GET path`.
+pub async fn get(http: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(http).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: hark\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("it answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body.to_owned())
+}
+
+pub async fn empty(lab: &Lab) {
+    lab.idle().await;
+    let wait = async {
+        while lab.cli("bridge show all").await.lines().any(|line| line.contains("stasis")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = timeout(PATIENCE, wait).await;
+    assert!(waited.is_ok(), "bridges are left: {}\n{}", lab.cli("bridge show all").await, lab.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_exact_both_ways_and_leaves_nothing_behind() {
+    let world = World::start(|_| {}).await;
+    let World { service, hark, lab } = &world;
+    let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
+    let heard = Codec::Ulaw.heard(&noise(SECOND, 11));
+    call.rtp.play(&noise(SECOND, 11));
+    session.until(|record| find(&record.audio, &heard).is_some()).await;
+    let answer = Codec::Ulaw.heard(&noise(2 * SECOND, 12));
+    session.step(Step::Speak(answer.clone(), 1_001));
+    heard_by_phone(&call, &answer).await;
+    call.rtp.dtmf("1#");
+    session.until(|record| record.digits == "1#").await;
+    call.hang_up().await;
+    let story = hark.story(uuid).await;
+    // once each: the media channel brings digits, so the event about the caller's channel must not
+    let expected = ["call_started", r#"dtmf_digit:{"digit":"1"}"#, r##"dtmf_digit:{"digit":"#"}"##, "call_ended"];
+    assert_eq!(story[1..], expected, "{story:?}");
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_asterisk_knows_of_a_call_becomes_its_metadata() {
+    let world = World::start(|config| {
+        let pbx = &mut config.ari;
+        pbx.variables = ["CALLID", "CHANNEL(language)", "NOT_SET"].map(str::to_owned).into();
+        pbx.headers = ["Call-ID", "X-Missing"].map(str::to_owned).into();
+    })
+    .await;
+    let World { service, hark, lab } = &world;
+    let caller = r#""Eve" <sip:+49301234@127.0.0.1>"#;
+    let asked = Uuid::new_v4();
+    let number = service.session_count();
+    let call = Call::dial_as(lab.sip(), &format!("uuid-{asked}"), Codec::Ulaw, caller).await.expect("answered");
+    let session = service.session(number).await;
+    let events = hark.events(asked, |events| events.iter().any(|event| event["type"] == "call_started")).await;
+    assert_eq!(events[0]["type"], "call_initiated");
+    let about = &events[0]["payload"];
+    assert_eq!((&about["from"], &about["caller_name"]), (&"+49301234".into(), &"Eve".into()), "{about}");
+    assert_eq!(about["to"], format!("uuid-{asked}"));
+    assert_eq!((&about["context"], &about["pbx"]), (&"from-phone".into(), &"default".into()), "{about}");
+    assert_eq!(about["recording"], false);
+    assert_eq!(about["variables"], serde_json::json!({"CALLID": "c-1", "CHANNEL(language)": "en"}));
+    assert_eq!(about["headers"]["Call-ID"], about["sip_call_id"]);
+    assert!(about["headers"].get("X-Missing").is_none(), "{about}");
+    assert!(about["channel"].as_str().expect("a name").starts_with("PJSIP/phone-"), "{about}");
+    let target = session.record().target;
+    assert!(target.contains("from=%2B49301234") || target.contains("from=+49301234"), "{target}");
+    call.hang_up().await;
+    hark.story(asked).await;
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_agent_has_finished_the_dialplan_goes_on() {
+    let world = World::start(|_| {}).await;
+    let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    session.step(Step::Close(Some((1_000, "bye"))));
+    operator_answers(&world.lab, &call).await;
+    let story = world.hark.story(uuid).await;
+    assert_eq!(story[1..], ["call_started", "call_ended"], "{story:?}");
+    call.hang_up().await;
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn or_hark_hangs_up_where_that_is_configured() {
+    let world = World::start(|config| config.ari.after = hark::asterisk::ari::After::Hangup).await;
+    let (mut call, session, _) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    session.step(Step::Close(Some((1_000, "bye"))));
+    let reason = call.hung_up(Duration::from_secs(5)).await;
+    assert!(reason.is_some_and(|reason| reason.contains("cause=16")));
+    assert!(!world.lab.log().contains("OPERATOR has the caller"));
+    world.empty().await;
+    world.stop().await;
+}
