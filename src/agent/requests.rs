@@ -132,14 +132,24 @@ impl Line {
         let start = self.start.clone();
         let (ctx, url) = (self.ctx.clone(), self.url.clone());
         let mut connecting = Box::pin(Socket::connect(&ctx, &url, &start));
-        tokio::select! {
-            connected = &mut connecting => self.socket = connected.ok(),
-            order = self.orders.recv() => match order {
-                Some(order) => self.order(order),
-                None => return,
-            },
+        // whoever asks meanwhile gains what has been done of it
+        while self.socket.is_none() {
+            tokio::select! {
+                biased;
+                connected = &mut connecting => match connected {
+                    Ok(socket) => self.socket = Some(socket),
+                    Err(_) => break,
+                },
+                order = self.orders.recv() => match order {
+                    Some(order) => self.order(order),
+                    None => return,
+                },
+            }
         }
         drop(connecting);
+        if let (Some(socket), Some(active)) = (&mut self.socket, &self.active) {
+            socket.say(&active.message);
+        }
         while self.step().await {}
         if let Some(socket) = self.socket.take() {
             socket.stop().await;
@@ -247,9 +257,15 @@ impl Line {
     /// Connects for the request that waits.
     async fn reconnect(&mut self) -> bool {
         let (ctx, url, start) = (self.ctx.clone(), self.url.clone(), self.start.clone());
-        let connected = tokio::select! {
-            connected = Socket::connect(&ctx, &url, &start) => connected,
-            order = self.orders.recv() => return self.meanwhile(order),
+        let mut connecting = Box::pin(Socket::connect(&ctx, &url, &start));
+        let connected = loop {
+            tokio::select! {
+                biased;
+                connected = &mut connecting => break connected,
+                order = self.orders.recv() => if !self.meanwhile(order) {
+                    return false;
+                },
+            }
         };
         let error = match connected {
             Ok(mut socket) => {

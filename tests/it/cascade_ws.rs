@@ -330,3 +330,16 @@ async fn the_example_servers_hold_a_conversation() {
     bench.send(AgentInput::Played(second));
     assert_eq!(bench.transcript().await, (Role::Agent, format!("You said: {text}. What else?")));
 }
+
+#[tokio::test]
+async fn a_request_that_comes_while_connecting_waits_for_that_connection() {
+    let service = Service::new().await;
+    let mut bench = Bench::start(config(), None).await;
+    bench.restart(Rate::R8K, config(), Some("Good morning."), |services| services.tts = service.url.clone());
+    let (stream, _) = soon("a connection", service.listener.accept()).await.unwrap();
+    // the request for the greeting has long been made when the handshake is answered
+    bench.asr.request().await;
+    let mut peer = Peer(soon("a handshake", accept_async(stream)).await.expect("the connection that was begun"));
+    assert_eq!(peer.json().await["type"], "start");
+    assert_eq!(peer.json().await["text"], "Good morning.");
+}

@@ -4,6 +4,7 @@
 mod announced;
 mod api;
 mod audiosocket;
+mod bad_audio;
 mod builtin;
 mod cascade_asr;
 mod cascade_llm;
