@@ -176,3 +176,50 @@ async fn or_hark_hangs_up_where_that_is_configured() {
     world.empty().await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn early_media_does_not_answer() {
+    let world = World::start(|_| {}).await;
+    let World { service, lab, .. } = &world;
+    let agent = async {
+        let session = service.session(0).await;
+        session.until(|record| !record.texts.is_empty()).await;
+        let channels = lab.cli("core show channels concise").await;
+        assert!(channels.lines().any(|line| line.starts_with("PJSIP/phone-") && line.contains("!Ring!")), "{channels}");
+        session.step(Step::Close(Some((1_000, "bye"))));
+    };
+    let (call, ()) = tokio::join!(Call::dial(lab.sip(), "5013", Codec::Ulaw), agent);
+    let call = call.expect("the operator answers");
+    operator_answers(lab, &call).await;
+    call.hang_up().await;
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_full_or_stops_gives_callers_back() {
+    let world = World::start(|config| {
+        config.limits.max_calls = 1;
+        config.limits.shutdown_grace_s = 1;
+    })
+    .await;
+    let World { service, hark, lab } = world;
+    let (first, _, uuid) = connect(&lab, &service, "5011", Codec::Ulaw).await;
+    let second = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("the operator answers");
+    operator_answers(&lab, &second).await;
+    second.hang_up().await;
+    lab.channels(2).await;
+    let seen = lab.log().matches("OPERATOR has the caller").count();
+    let story = async { hark.events(uuid, |events| events.iter().any(|event| event["type"] == "call_started")).await };
+    story.await;
+    hark.stop().await;
+    let back = async {
+        while lab.log().matches("OPERATOR has the caller").count() == seen {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, back).await.is_ok(), "the first caller is left in silence\n{}", lab.log());
+    first.hang_up().await;
+    empty(&lab).await;
+    lab.stop().await;
+}

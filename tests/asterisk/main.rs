@@ -7,6 +7,8 @@ mod support;
 
 mod announce;
 mod ari;
+mod ari_control;
+mod ari_faults;
 mod bench_call;
 mod calls;
 mod conversation;

@@ -1,8 +1,8 @@
 //! What can be done with the caller of a live call, by the call's UUID.
 //!
 //! Of a call through `Stasis()` everything. Of one that its dialplan gave to `AudioSocket()` or `Dial(AudioSocket/…)` the channel is found
-//! too, and Asterisk lets itself be told to hang it up, and to set its variables; whatever else is asked of a channel that is not in the application it
-//! answers with 409.
+//! too, by what its dialplan runs, and can be hung up with a cause and asked for variables. Whatever else is asked of a channel that is in no
+//! application Asterisk 22 answers with 409: setting variables, `continue`, `redirect`, hold, keys, sounds.
 
 use std::sync::Arc;
 
@@ -67,8 +67,7 @@ pub enum ControlError {
     NoCall(Uuid),
     /// It is not in the application.
     #[error(
-        "the caller of {0} came by AudioSocket() or Dial(AudioSocket/…): Asterisk lets such a channel be hung up and its variables be set, nothing \
-         else. Give the call to Stasis() instead (asterisk-conf/ari)"
+        "the caller of {0} came by AudioSocket() or Dial(AudioSocket/…): such a channel can only be hung up. Give the call to Stasis() instead (asterisk-conf/ari)"
     )]
     NotInStasis(Uuid),
     /// Too much is asked at once.

@@ -115,11 +115,17 @@ pub struct Process {
 impl Process {
     /// Start it on the ports that one before it had, or on free ones, and wait until it is ready.
     pub async fn start(ports: Option<Gateway>) -> Self {
+        Self::with(ports, &[]).await
+    }
+
+    /// The same with variables of the test's own.
+    pub async fn with(ports: Option<Gateway>, env: &[(&str, &str)]) -> Self {
         let address = |ours: Option<SocketAddr>| ours.map_or_else(|| "127.0.0.1:0".to_owned(), |a| a.to_string());
         let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_hark"))
             .args(["serve", "--log-format", "json"])
             .env("HARK__AUDIOSOCKET__LISTEN", address(ports.map(|p| p.audiosocket)))
             .env("HARK__HTTP__LISTEN", address(ports.and_then(|p| p.http)))
+            .envs(env.iter().copied())
             .current_dir(std::env::temp_dir())
             .stdout(std::process::Stdio::piped())
             .kill_on_drop(true)

@@ -189,13 +189,23 @@ impl Lab {
 
     /// Wait until no call is left.
     pub async fn idle(&self) {
+        self.channels(0).await;
+    }
+
+    /// Wait until there are so many channels.
+    pub async fn channels(&self, count: usize) {
+        let wanted = format!("{count} active channel");
         let search = async {
-            while !self.cli("core show channels count").await.contains("0 active channels") {
+            while !self.cli("core show channels count").await.lines().any(|line| line.starts_with(&wanted)) {
                 tokio::time::sleep(LOG_POLL).await;
             }
         };
         if timeout(STOP_LIMIT, search).await.is_err() {
-            panic!("channels are left: {}\n{}", self.cli("core show channels concise").await, self.log());
+            panic!(
+                "there are not {count} channels but these: {}\n{}",
+                self.cli("core show channels concise").await,
+                self.log()
+            );
         }
     }
 

@@ -4,6 +4,7 @@ pub mod g711;
 pub mod hark;
 pub mod lab;
 pub mod phone;
+pub mod proxy;
 pub mod rtp;
 pub mod services;
 pub mod sip;

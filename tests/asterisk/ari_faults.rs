@@ -1,0 +1,202 @@
+//! ARI when things break: whatever it is, callers are not left in silence and nothing is left in Asterisk.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::ari::{World, empty};
+use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::support::g711::Codec;
+use crate::support::hark::{Hark, Process};
+use crate::support::lab::{ARI_USER, Lab, free_port};
+use crate::support::noise;
+use crate::support::phone::Call;
+use crate::support::proxy::{Line, Proxy};
+use crate::support::sts_server::Step;
+
+/// A world whose ARI connection can be cut.
+async fn with_proxy() -> (World, Proxy) {
+    let ari = free_port();
+    let proxy = Proxy::start(ari).await;
+    let world = World::at(ari, proxy.addr, |config| {
+        config.ari.ping_ms = 200;
+        config.ari.timeout_ms = 1_000;
+    })
+    .await;
+    (world, proxy)
+}
+
+fn reasons(body: &Value) -> String {
+    body.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_goes_on_without_its_connection_and_is_adopted_after_it() {
+    for line in [Line::Cut, Line::Silent] {
+        let (world, proxy) = with_proxy().await;
+        let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+        proxy.set(line);
+        let told = reasons(&world.ready(false).await);
+        assert!(told.contains("ARI of 127.0.0.1"), "{told}");
+        let words = Codec::Ulaw.heard(&noise(SECOND, 21));
+        session.step(Step::Speak(words.clone(), 320));
+        heard_by_phone(&call, &words).await;
+        // what was silent for so long would not come back whole
+        proxy.set(Line::Cut);
+        proxy.set(Line::Whole);
+        world.ready(true).await;
+        let words = Codec::Ulaw.heard(&noise(SECOND, 22));
+        session.step(Step::Speak(words.clone(), 320));
+        heard_by_phone(&call, &words).await;
+        session.step(Step::Close(Some((1_000, "bye"))));
+        operator_answers(&world.lab, &call).await;
+        let story = world.hark.story(uuid).await;
+        assert_eq!(story[1..], ["call_started", "call_ended"], "{story:?}");
+        call.hang_up().await;
+        world.empty().await;
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_while_there_is_no_connection_is_missed_after_it() {
+    let (world, proxy) = with_proxy().await;
+    // the caller
+    let (call, _, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    proxy.set(Line::Cut);
+    world.ready(false).await;
+    call.hang_up().await;
+    proxy.set(Line::Whole);
+    world.ready(true).await;
+    world.empty().await;
+    assert_eq!(world.hark.story(uuid).await[1..], ["call_started", "call_ended"]);
+    // the agent
+    let (call, session, _) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    proxy.set(Line::Cut);
+    world.ready(false).await;
+    session.step(Step::Close(Some((1_000, "bye"))));
+    session.until(|record| record.ended.is_some()).await;
+    proxy.set(Line::Whole);
+    operator_answers(&world.lab, &call).await;
+    call.hang_up().await;
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_gateway_leaves_is_ended_by_the_next() {
+    let (ari, data) = (free_port(), tempfile::tempdir().expect("a directory"));
+    let url = format!("http://{ari}");
+    let dir = data.path().display().to_string();
+    let env = [
+        ("ARI_URL", url.as_str()),
+        ("ARI_USERNAME", ARI_USER.0),
+        ("ARI_PASSWORD", ARI_USER.1),
+        ("HARK_DATA_DIR", &dir),
+    ];
+    let hark = Process::with(None, &env).await;
+    let gateway = hark.gateway();
+    let lab = Lab::with_ari(gateway, ari).await;
+    lab.logged("Creating Stasis app 'hark'").await;
+    let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("answered");
+    let talks =
+        |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().filter(|s| s.unsigned_abs() > 100).count() > SECOND / 4;
+    assert!(call.rtp.wait(Duration::from_secs(10), talks).await, "no greeting\n{}", lab.log());
+    hark.kill().await;
+    // Asterisk takes nothing down: the caller is alone in the bridge
+    lab.channels(1).await;
+    assert!(lab.cli("bridge show all").await.contains("hark-hark-"), "{}", lab.cli("bridge show all").await);
+    assert!(!lab.log().contains("OPERATOR has the caller"));
+    let hark = Process::with(Some(gateway), &env).await;
+    operator_answers(&lab, &call).await;
+    call.hang_up().await;
+    empty(&lab).await;
+    hark.kill().await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_and_the_dialplan_goes_on() {
+    let ari = free_port();
+    let hark = Hark::with(crate::support::receiver::Receiver::strict(crate::support::hark::SECRET).await, |config| {
+        config.ari.url = Some(format!("http://{ari}"));
+        config.ari.password = "hunter2".to_owned();
+    })
+    .await;
+    let lab = Lab::with_ari(hark.gateway, ari).await;
+    let told = loop {
+        let (status, body) = crate::ari::get(hark.gateway.http.expect("HTTP is on"), "/ready").await;
+        if status != 200 && body.contains("401") {
+            break body;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(told.contains("ari.password") && !told.contains("hunter2"), "{told}");
+    let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("the operator answers");
+    operator_answers(&lab, &call).await;
+    call.hang_up().await;
+    empty(&lab).await;
+    hark.stop().await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_nobody_has_fails_and_the_dialplan_goes_on() {
+    let world = World::start(|_| {}).await;
+    let call = Call::dial(world.lab.sip(), "other", Codec::Ulaw).await;
+    assert!(call.is_err(), "it was answered");
+    world.lab.logged("BENCH stasis went on STASISSTATUS=FAILED").await;
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_that_cannot_reach_the_gateway_costs_the_caller_nothing() {
+    let nobody = free_port();
+    let world = World::start(|config| config.ari.media_host = Some(nobody.to_string())).await;
+    let call = Call::dial(world.lab.sip(), "5011", Codec::Ulaw).await.expect("the operator answers");
+    operator_answers(&world.lab, &call).await;
+    assert_eq!(world.service.session_count(), 0);
+    call.hang_up().await;
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asterisk_crashes_and_the_next_one_is_served() {
+    let World { service, hark, lab } = World::start(|config| config.ari.ping_ms = 200).await;
+    let (_call, _, uuid) = connect(&lab, &service, "5011", Codec::Ulaw).await;
+    let lab = lab.restart().await;
+    let story = hark.story(uuid).await;
+    assert_eq!(story[1..], ["call_started", "call_ended"], "{story:?}");
+    let world = World { service, hark, lab };
+    world.ready(true).await;
+    world.lab.logged("Creating Stasis app 'hark'").await;
+    let (call, session, _) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    session.until(|record| !record.audio.is_empty()).await;
+    call.hang_up().await;
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_gateway_that_takes_the_application_is_told_of() {
+    let ari = free_port();
+    let world = World::at(ari, ari, |config| config.ari.replaced_s = 1).await;
+    let (call, _, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    let second = Hark::with(crate::support::receiver::Receiver::strict(crate::support::hark::SECRET).await, |config| {
+        config.ari.url = Some(format!("http://{ari}"));
+        config.ari.password = ARI_USER.1.to_owned();
+        config.ari.replaced_s = 600;
+    })
+    .await;
+    let told = reasons(&world.ready(false).await);
+    assert!(told.contains("ari.app") && told.contains("another program"), "{told}");
+    // and takes it back
+    world.ready(true).await;
+    second.stop().await;
+    call.hang_up().await;
+    world.hark.story(uuid).await;
+    world.empty().await;
+    world.stop().await;
+}
