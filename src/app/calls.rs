@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -150,7 +150,9 @@ impl Calls {
             }
         };
         let (commands, orders) = mpsc::channel(COMMANDS);
-        let same = self.registry.add(id, Entry { uuid, started: Instant::now(), commands });
+        let heard_out = Arc::new(Notify::new());
+        let entry = Entry { uuid, started: Instant::now(), commands, heard_out: Arc::clone(&heard_out) };
+        let same = self.registry.add(id, entry);
         self.metrics.calls.inc();
         self.metrics.active.inc();
         let live = Live { calls: Arc::clone(&self), id, _permit: permit };
@@ -163,7 +165,7 @@ impl Calls {
         info!(peer = %identified.peer, "call started, served by {}", described(&route));
         let asked = announcement.as_ref().and_then(|announced| announced.payload.get("recording"));
         let asked = asked.and_then(serde_json::Value::as_bool);
-        Some((self.session(id, identified, (route, outgoing), orders, asked).await, live))
+        Some((self.session(id, identified, (route, outgoing), (orders, heard_out), asked).await, live))
     }
 
     fn admit(&self, announcement: Option<&Announcement>) -> Result<(Route, OwnedSemaphorePermit), Refusal> {
@@ -212,7 +214,7 @@ impl Calls {
         id: CallId,
         identified: Identified,
         (route, outgoing): (Route, Outgoing),
-        commands: mpsc::Receiver<crate::call::Command>,
+        (commands, heard_out): (mpsc::Receiver<crate::call::Command>, Arc<Notify>),
         recorded: Option<bool>,
     ) -> Session<audiosocket::Leg, AnyAgent> {
         let uuid = identified.uuid;
@@ -241,6 +243,7 @@ impl Calls {
             agent,
             events,
             commands,
+            heard_out,
             stop,
             ended: Arc::default(),
         }

@@ -104,6 +104,8 @@ pub enum EndReason {
     AgentFailed,
     /// Somebody else asked for it: a command from outside of the call.
     Hangup,
+    /// The caller was given to somebody else.
+    Transferred,
     /// The caller said nothing for too long.
     CallerIdle,
     /// The maximum duration of a call was reached.
@@ -128,6 +130,7 @@ impl EndReason {
             Self::AgentClosed => "agent.closed",
             Self::AgentFailed => "agent.failed",
             Self::Hangup => "hangup",
+            Self::Transferred => "transferred",
             Self::CallerIdle => "caller.idle",
             Self::MaxDuration => "max_duration",
             Self::Shutdown => "shutdown",

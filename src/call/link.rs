@@ -31,6 +31,8 @@ pub enum Output {
     Agent(AgentInput),
     /// To the rest of the business; it happened at the given time.
     Event(CallEvent, Instant),
+    /// What the agent was saying has been heard: whoever asked for [`Command::HandOver`] may give the caller away.
+    HeardOut,
     /// The call is over: carry out what is before it, then leave the loop. Comes once, last.
     End(EndReason),
 }
@@ -166,6 +168,15 @@ pub struct Say {
 pub enum Command {
     /// End the call for this reason.
     Hangup(EndReason),
+    /// End the call for this reason, once what the agent is saying has been heard.
+    Finish(EndReason),
+    /// The caller is to be given to somebody else: once what the agent is saying has been heard, [`Output::HeardOut`]; until
+    /// [`Command::TakeBack`] the agent neither hears nor says anything more.
+    HandOver,
+    /// The caller was not given away: the agent goes on, with this.
+    TakeBack(Option<Say>),
+    /// Send keys to the caller's side, as tones in the audio.
+    Dial(Vec<Digit>),
     /// Have the agent speak this.
     Say(Say),
     /// The agent hears silence, and the caller's voice decides nothing, until `false`.

@@ -15,6 +15,8 @@ use std::{
 use super::UtteranceId;
 use crate::audio::{Frame, Rate, level, mix, spare};
 
+/// Utterances from this one on are no agent's.
+pub const OURS: u32 = u32::MAX - 15;
 /// Fade at every cut, in ms.
 const FADE_MS: u64 = 5;
 
@@ -239,11 +241,11 @@ impl Playout {
         waiting.or(self.current.map(|(utterance, _)| utterance))
     }
 
-    /// The utterance that waits or plays now.
+    /// The agent's utterance that waits or plays now; none of [`OURS`].
     #[must_use]
     pub fn latest(&self) -> Option<UtteranceId> {
         let waiting = self.queue.iter().map(Piece::utterance);
-        waiting.chain(self.current.map(|(utterance, _)| utterance)).max()
+        waiting.chain(self.current.map(|(utterance, _)| utterance)).filter(|utterance| utterance.0 < OURS).max()
     }
 
     fn fade_samples(&self) -> usize {

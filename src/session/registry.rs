@@ -2,11 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use crate::call::{CallId, Command};
@@ -26,6 +26,8 @@ pub struct Entry {
     pub started: Instant,
     /// Where it takes orders.
     pub commands: mpsc::Sender<Command>,
+    /// Told when what the agent was saying has been heard, after [`Command::HandOver`].
+    pub heard_out: Arc<Notify>,
 }
 
 impl Registry {

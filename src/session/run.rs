@@ -13,7 +13,7 @@ use std::{
 
 use std::pin::Pin;
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,8 @@ pub struct Session<L, A> {
     pub events: mpsc::Sender<Envelope>,
     /// From operator and API.
     pub commands: mpsc::Receiver<Command>,
+    /// Told when what the agent was saying has been heard, after [`Command::HandOver`].
+    pub heard_out: Arc<Notify>,
     /// Ends the call with [`EndReason::Shutdown`].
     pub stop: CancellationToken,
     /// Set once `call_ended` has been decided, so that whoever catches a panic knows whether to report it.
@@ -428,6 +430,7 @@ impl Driver {
                         event,
                     });
                 }
+                Output::HeardOut => session.heard_out.notify_one(),
                 Output::End(reason) => self.end = Some(reason),
             }
         }

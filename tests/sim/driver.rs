@@ -170,6 +170,7 @@ fn rig_with(journal: usize, panics_on_audio: bool, ambience: Option<Ambience>) -
         agent: MemoryAgent { events: agent_events, heard: Arc::clone(&to_agent), panics_on_audio },
         events: journal,
         commands: orders,
+        heard_out: Arc::default(),
         stop: stop.clone(),
         ended: Arc::clone(&ended),
     };

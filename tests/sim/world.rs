@@ -399,7 +399,7 @@ impl World {
                     self.later(after, Happening::Words(Role::User));
                     self.later(after, Happening::AgentFails);
                 }
-                Output::Agent(_) => {}
+                Output::Agent(_) | Output::HeardOut => {}
                 Output::Event(event, at) => {
                     assert!(at <= self.now);
                     self.event(event);

@@ -9,7 +9,7 @@ impl Call {
     pub(super) fn agent(&mut self, event: AgentEvent, now: Instant, out: &mut Vec<Output>) {
         match event {
             AgentEvent::Audio(utterance, samples) => {
-                if self.is_cut(utterance) {
+                if self.is_cut(utterance) || self.is_too_late(utterance) {
                     self.stats.late_samples += samples.len() as u64;
                 } else if self.takes_speech() {
                     self.agent_spoke = true;
@@ -54,7 +54,7 @@ impl Call {
                 }
             }
             AgentEvent::Speech(Edge::Interrupted) => {
-                if self.takes_speech() {
+                if self.takes_speech() && self.heard_out_by.is_none() {
                     self.interrupt(now, out);
                 }
             }
@@ -83,7 +83,7 @@ impl Call {
     }
 
     fn takes_speech(&self) -> bool {
-        !self.agent_gone && matches!(self.state, State::Live | State::Draining { .. })
+        !self.agent_gone && matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. })
     }
 
     fn agent_failed(&mut self, now: Instant, out: &mut Vec<Output>) {
@@ -105,7 +105,7 @@ impl Call {
                     self.playout.end(latest);
                 }
             }
-            State::Over => {}
+            State::HandingOver { .. } | State::Over => {}
         }
     }
 }

@@ -17,10 +17,22 @@ impl Call {
                 self.length(now, out);
                 self.silence(now, out);
             }
-            State::Draining { .. } if self.max_duration().is_some_and(|limit| now >= limit) => {
+            State::Draining { .. } | State::HandingOver { .. }
+                if self.max_duration().is_some_and(|limit| now >= limit) =>
+            {
                 self.finish(EndReason::MaxDuration, now, out);
             }
-            State::Draining { .. } | State::Finishing { .. } | State::Over => {}
+            State::Draining { reason } if self.heard_out_by.is_some_and(|until| now >= until) => {
+                self.finish(reason, now, out);
+            }
+            State::HandingOver { until, told: false } if self.is_heard_out() || now >= until => {
+                if self.is_agent_speaking() {
+                    self.cut(now, out);
+                }
+                self.state = State::HandingOver { until, told: true };
+                out.push(Output::HeardOut);
+            }
+            State::HandingOver { .. } | State::Draining { .. } | State::Finishing { .. } | State::Over => {}
         }
     }
 
@@ -98,7 +110,7 @@ impl Call {
 impl Call {
     /// Ends the call for the caller; final transcripts may still come.
     pub(super) fn finish(&mut self, reason: EndReason, now: Instant, out: &mut Vec<Output>) {
-        if !matches!(self.state, State::Live | State::Draining { .. }) {
+        if !matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. }) {
             return;
         }
         self.protected.clear();

@@ -14,7 +14,8 @@ impl Call {
             LegEvent::Audio(frame) => {
                 self.grid.arrived(now);
                 if self.hears() {
-                    let deaf = self.muted || (self.mode.deaf_while_speaking && self.is_agent_speaking());
+                    let away = matches!(self.state, State::HandingOver { .. });
+                    let deaf = away || self.muted || (self.mode.deaf_while_speaking && self.is_agent_speaking());
                     out.push(Output::Agent(AgentInput::Audio(if deaf { Frame::silence(self.rate) } else { frame })));
                 }
             }
@@ -24,6 +25,7 @@ impl Call {
                 self.leg_gone = true;
                 let reason = match (self.state, cause) {
                     (State::Draining { reason }, _) => reason,
+                    (State::HandingOver { told: true, .. }, _) => EndReason::Transferred,
                     (_, Cause::Normal) => EndReason::CallerHangup,
                     (_, Cause::Idle) => EndReason::LegIdle,
                     (_, Cause::Lost) => EndReason::LegLost,
@@ -34,11 +36,11 @@ impl Call {
     }
 
     fn hears(&self) -> bool {
-        !self.agent_gone && matches!(self.state, State::Live | State::Draining { .. })
+        !self.agent_gone && matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. })
     }
 
     fn digit(&mut self, digit: Digit, now: Instant, out: &mut Vec<Output>) {
-        if !matches!(self.state, State::Live | State::Draining { .. }) {
+        if !matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. }) {
             return;
         }
         out.push(Output::Event(CallEvent::Dtmf((!self.config().dtmf_mask).then_some(digit)), now));

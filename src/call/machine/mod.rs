@@ -3,6 +3,7 @@
 mod agent;
 mod barge_in;
 mod ending;
+mod handing;
 mod leg;
 mod playing;
 
@@ -17,7 +18,7 @@ use super::{
     dtmf::Collector,
     grid::{Grid, PATIENCE},
     latency::{Latency, Watch},
-    playout::{Budget, Playout},
+    playout::{Budget, OURS, Playout},
     turn::{Idle, Voice},
 };
 use crate::audio::{Frame, Rate, mix::Ambience};
@@ -43,7 +44,11 @@ const PAUSE_SLOTS: u32 = 25;
 /// A stream that was ever this far ahead is sent in bursts, not in real time.
 const BURST: Duration = Duration::from_millis(300);
 /// Utterance of the apology: no agent reaches it.
-const APOLOGY: UtteranceId = UtteranceId(u32::MAX);
+const APOLOGY: UtteranceId = UtteranceId(OURS);
+/// Utterance of keys that are sent.
+const DIALLED: UtteranceId = UtteranceId(OURS + 1);
+/// How long what the agent is saying is waited for when the call is to end, or to be given away.
+const LAST_SENTENCE: Duration = Duration::from_secs(15);
 
 /// What kind of agent the call has: decides who listens when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,6 +115,11 @@ enum State {
     /// The agent is done: what it said is played, then the call ends.
     Draining {
         reason: EndReason,
+    },
+    /// The caller is to be given to somebody else; the agent is heard out.
+    HandingOver {
+        until: Instant,
+        told: bool,
     },
     /// The call is over for the caller; final transcripts are awaited.
     Finishing {
@@ -193,6 +203,10 @@ pub struct Call {
     in_flight: bool,
     stalled_since: Option<Instant>,
     cut_up_to: Option<UtteranceId>,
+    /// The agent is only heard out: what comes behind this utterance is not.
+    last_of_all: Option<UtteranceId>,
+    /// When the agent is heard out no longer.
+    heard_out_by: Option<Instant>,
     agent_spoke: bool,
     agent_gone: bool,
     leg_gone: bool,
@@ -245,6 +259,8 @@ impl Call {
             in_flight: false,
             stalled_since: None,
             cut_up_to: None,
+            last_of_all: None,
+            heard_out_by: None,
             agent_spoke: false,
             agent_gone: false,
             leg_gone: false,
@@ -285,7 +301,7 @@ impl Call {
         match self.state {
             State::Over => self.started + Duration::from_secs(86_400 * 365),
             State::Finishing { until, .. } => until,
-            State::Live | State::Draining { .. } => {
+            State::Live | State::Draining { .. } | State::HandingOver { .. } => {
                 // everything else that takes time is looked at in each slot
                 let limits = [self.max_duration().filter(|_| self.farewell.is_none()), self.held_until()];
                 limits.into_iter().flatten().fold(play, Instant::min)
@@ -329,6 +345,19 @@ impl Call {
     fn command(&mut self, command: Command, now: Instant, out: &mut Vec<Output>) {
         match command {
             Command::Hangup(reason) => self.finish(reason, now, out),
+            Command::Finish(reason) => {
+                if matches!(self.state, State::Live | State::HandingOver { .. }) {
+                    self.hear_out(now);
+                    self.state = State::Draining { reason };
+                }
+            }
+            Command::HandOver => {
+                if self.state == State::Live {
+                    self.state = State::HandingOver { until: self.hear_out(now), told: false };
+                }
+            }
+            Command::TakeBack(say) => self.take_back(say, now, out),
+            Command::Dial(digits) => self.dial(&digits),
             // the session's own
             Command::Record(_) => {}
             Command::Say(say) => {

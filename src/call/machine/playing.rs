@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{APOLOGY, Call, Hearing, PAUSE_SLOTS, State};
+use super::{APOLOGY, Call, DIALLED, Hearing, PAUSE_SLOTS, State};
 use crate::{
     audio::Frame,
     call::{AgentInput, CallEvent, LegCommand, Output, PERIOD, Turn, grid::PATIENCE},
@@ -11,7 +11,8 @@ use crate::{
 impl Call {
     /// Plays at most one frame.
     pub(super) fn play(&mut self, now: Instant, out: &mut Vec<Output>) {
-        if !matches!(self.state, State::Live | State::Draining { .. }) || self.leg_gone {
+        let plays = matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. });
+        if !plays || self.leg_gone {
             return;
         }
         self.hold_for_voice(now);
@@ -24,6 +25,7 @@ impl Call {
         if !ready {
             if let State::Draining { reason } = self.state
                 && self.playout.queued() == 0
+                && self.is_heard_out()
             {
                 self.finish(reason, now, out);
                 return;
@@ -49,7 +51,7 @@ impl Call {
         let ended = !self.played.is_empty();
         for utterance in self.played.drain(..) {
             self.protected.retain(|&protected| protected != utterance);
-            if utterance != APOLOGY {
+            if utterance != APOLOGY && utterance != DIALLED {
                 out.push(Output::Agent(AgentInput::Played(utterance)));
             }
         }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod barge_in;
+mod handing;
 mod turns;
 
 use super::*;
@@ -110,6 +111,7 @@ impl Sim {
                 Output::Agent(AgentInput::Audio(frame)) => self.muted.push(frame.samples()[0] == 0),
                 Output::Agent(input) => self.told.push((at, format!("{input:?}"))),
                 Output::Event(event, _) => self.events.push((at, event)),
+                Output::HeardOut => self.told.push((at, "HeardOut".to_owned())),
                 Output::End(reason) => self.end = Some(reason),
             }
         }

@@ -1,0 +1,60 @@
+//! Giving the caller to somebody else, and keys that are sent: the agent is heard out first.
+
+use std::time::Instant;
+
+use super::{Call, DIALLED, LAST_SENTENCE, PAUSE_SLOTS, State};
+use crate::{
+    audio::tone,
+    call::{AgentInput, Digit, EndReason, Output, Say, UtteranceId},
+};
+
+impl Call {
+    /// From now on nothing new of the agent is heard, but what it is saying is; until when at the latest.
+    pub(super) fn hear_out(&mut self, now: Instant) -> Instant {
+        self.release();
+        self.farewell = None;
+        // nothing has been said that could be heard out: then nothing will be
+        self.last_of_all = Some(self.playout.latest().unwrap_or(UtteranceId(0)));
+        let until = now + LAST_SENTENCE;
+        self.heard_out_by = Some(until);
+        until
+    }
+
+    /// Whether what the agent was saying has been heard. A pause within it is no end.
+    pub(super) fn is_heard_out(&self) -> bool {
+        self.heard_out_by.is_none()
+            || (!self.is_agent_speaking() && (self.gap >= PAUSE_SLOTS || self.hearing.is_none() || self.agent_gone))
+    }
+
+    /// Whether it comes behind what is heard out.
+    pub(super) fn is_too_late(&self, utterance: UtteranceId) -> bool {
+        self.last_of_all.is_some_and(|last| utterance > last)
+    }
+
+    pub(super) fn take_back(&mut self, say: Option<Say>, now: Instant, out: &mut Vec<Output>) {
+        if !matches!(self.state, State::HandingOver { .. }) {
+            return;
+        }
+        (self.last_of_all, self.heard_out_by) = (None, None);
+        self.state = State::Live;
+        self.idle.answered();
+        if self.agent_gone {
+            self.finish(EndReason::AgentFailed, now, out);
+        } else if let Some(say) = say {
+            out.push(Output::Agent(AgentInput::Say(say)));
+        }
+    }
+
+    /// Keys as tones, behind what waits to be heard.
+    pub(super) fn dial(&mut self, digits: &[Digit]) {
+        if self.state != State::Live {
+            return;
+        }
+        let keys: String = digits.iter().map(Digit::to_string).collect();
+        if let Some(samples) = tone::dial(self.rate, &keys) {
+            self.protected.push(DIALLED);
+            self.playout.push(DIALLED, samples);
+            self.playout.end(DIALLED);
+        }
+    }
+}
