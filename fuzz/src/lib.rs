@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, time::SystemTime};
 use hark::{
     agent::{self, Overrides, Route, fuzz, json_stream::Objects, sentence::MAX_SENTENCE, sts, utf8::Utf8},
     api,
-    asterisk::audiosocket::{self, wire},
+    asterisk::{
+        ari,
+        audiosocket::{self, wire},
+    },
     audio::{Rate, file, opus, wav},
     config::{Config, Sources},
     net::{self, Pattern},
@@ -29,6 +32,7 @@ pub type Target = fn(&[u8]);
 /// All of them, by the names of their files in `fuzz_targets/`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("address_guard", address_guard),
+    ("ari_event", ari_event),
     ("audiosocket_intake", audiosocket_intake),
     ("audiosocket_wire", audiosocket_wire),
     ("call_answer", call_answer),
@@ -72,6 +76,13 @@ fn text_pieces(text: &str) -> Vec<&str> {
 
 fn text(data: &[u8]) -> Option<&str> {
     std::str::from_utf8(data).ok()
+}
+
+/// Messages of ARI's events socket.
+pub fn ari_event(data: &[u8]) {
+    let event = ari::wire::Event::parse(data).ok();
+    let padded: Vec<u8> = [b" ", data, b"\n"].concat();
+    assert_eq!(event, ari::wire::Event::parse(&padded).ok(), "blanks around an event change it");
 }
 
 /// Frames of AudioSocket, cut anywhere.

@@ -223,3 +223,30 @@ async fn a_gateway_that_is_full_or_stops_gives_callers_back() {
     empty(&lab).await;
     lab.stop().await;
 }
+
+/// How long a call may take from entering the application to being connected, as the log tells; `HARK_ARI_CALLS=200` for the whole promise.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_are_set_up_and_taken_down() {
+    let count: usize = std::env::var("HARK_ARI_CALLS").ok().and_then(|count| count.parse().ok()).unwrap_or(20);
+    let world = World::start(|config| config.limits.max_calls = count).await;
+    let call = async |n: usize| {
+        // 20 a second
+        tokio::time::sleep(Duration::from_millis(50 * n as u64)).await;
+        let call = Call::dial(world.lab.sip(), "5011", Codec::Ulaw).await.expect("answered");
+        let session = world.service.session(n).await;
+        session.until(|record| record.audio.len() > SECOND / 4).await;
+        call
+    };
+    let calls = futures_util::future::join_all((0..count).map(call)).await;
+    assert_eq!(world.service.session_count(), count);
+    world.lab.channels(2 * count).await;
+    futures_util::future::join_all(calls.into_iter().map(Call::hang_up)).await;
+    world.empty().await;
+    let (_, metrics) = get(world.hark.gateway.http.expect("HTTP is on"), "/metrics").await;
+    for line in
+        [&format!("hark_ari_calls_total {count}"), "hark_ari_calls_failed_total 0", "hark_ari_requests_failed_total 0"]
+    {
+        assert!(metrics.lines().any(|shown| shown == line), "{line} is not in {metrics}");
+    }
+    world.stop().await;
+}

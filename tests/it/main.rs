@@ -3,6 +3,7 @@
 
 mod announced;
 mod api;
+mod ari;
 mod audiosocket;
 mod bad_audio;
 mod builtin;

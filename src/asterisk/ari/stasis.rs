@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 use uuid::Uuid;
 
@@ -71,6 +71,8 @@ struct Call {
     bridge: Watched,
     /// Whether the call is known to whoever takes calls.
     announced: bool,
+    /// Whether there may be a bridge and a media channel.
+    begun: bool,
 }
 
 /// Serves a caller who has entered the application until nothing of the call is left.
@@ -82,7 +84,7 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
     let place =
         shared.registry.place(Placed { uuid, caller: channel.id.clone(), media: ids.media, bridge: ids.bridge });
-    let mut call = Call { shared, uuid, channel, caller, media, bridge, announced: false };
+    let mut call = Call { shared, uuid, channel, caller, media, bridge, announced: false, begun: false };
     async move {
         match call.set_up(wanted).await {
             Ok(()) => call.live().await,
@@ -97,7 +99,7 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
 
 impl Call {
     async fn set_up(&mut self, wanted: Wanted) -> Result<(), Fault> {
-        let (shared, uuid) = (Arc::clone(&self.shared), self.uuid.to_string());
+        let (shared, uuid, begun) = (Arc::clone(&self.shared), self.uuid.to_string(), Instant::now());
         let (rest, pbx) = (&shared.rest, &shared.pbx);
         if shared.refuse.is_cancelled() {
             return Err(Fault::Stopping);
@@ -113,6 +115,7 @@ impl Call {
         self.announced = true;
         shared.host.announce(self.uuid, about).await.map_err(Fault::Refused)?;
         self.still_there()?;
+        self.begun = true;
         // together: each is a round trip, and none waits for the other
         let (bridge, media) = tokio::join!(self.make_bridge(), self.make_media(&uuid, format));
         media?;
@@ -124,7 +127,7 @@ impl Call {
             true => drop(rest.progress(&self.caller.id).await),
         }
         rest.add_to_bridge(&self.bridge.id, &[&self.caller.id, &self.media.id]).await?;
-        info!("caller and media channel are connected");
+        info!(setup_ms = begun.elapsed().as_millis(), "caller and media channel are connected");
         Ok(())
     }
 
@@ -185,30 +188,43 @@ impl Call {
     /// Leaves nothing behind: the caller goes on, channel and bridge go.
     async fn take_down(&self) {
         let rest = &self.shared.rest;
-        let caller = async {
-            if self.caller.now().left {
-                return Ok(());
-            }
-            match self.shared.pbx.after {
-                After::Hangup if self.media.now().entered => gone(rest.hang_up(&self.caller.id, Some(16)).await),
-                _ => self.give_back().await,
-            }
-        };
-        let media = async {
-            match self.media.now().left {
-                true => Ok(()),
-                false => gone(rest.hang_up(&self.media.id, None).await),
-            }
-        };
         // first the caller, who hears nothing meanwhile
-        let caller = caller.await;
-        let (media, bridge) = tokio::join!(media, async { gone(rest.destroy_bridge(&self.bridge.id).await) });
-        for error in [caller, media, bridge].into_iter().filter_map(Result::err) {
-            warn!(
-                code = error.code(),
-                "something of this call may be left in Asterisk, and is looked for later: {error}"
-            );
-            self.shared.look.notify_one();
+        let caller = match self.caller.now().left {
+            true => Ok(()),
+            false => self.let_go().await,
+        };
+        let (mut media, mut bridge) = (Ok(()), Ok(()));
+        if self.begun {
+            let hang_up = async {
+                match self.media.now().left {
+                    true => Ok(()),
+                    false => rest.hang_up(&self.media.id, None).await,
+                }
+            };
+            (media, bridge) = tokio::join!(hang_up, rest.destroy_bridge(&self.bridge.id));
+        }
+        let all = [(caller, &self.caller), (media, &self.media), (bridge, &self.bridge)];
+        for (result, what) in all {
+            match result {
+                Ok(()) => {}
+                Err(_) if what.now().left => {}
+                // its event may be on its way
+                Err(error) if error.is_gone() => self.shared.look.notify_one(),
+                Err(error) => {
+                    warn!(
+                        code = error.code(),
+                        "something of this call may be left in Asterisk, and is looked for: {error}"
+                    );
+                    self.shared.look.notify_one();
+                }
+            }
+        }
+    }
+
+    async fn let_go(&self) -> Result<(), Error> {
+        match self.shared.pbx.after {
+            After::Hangup if self.media.now().entered => self.shared.rest.hang_up(&self.caller.id, Some(16)).await,
+            _ => self.give_back().await,
         }
     }
 
@@ -216,17 +232,11 @@ impl Call {
     async fn give_back(&self) -> Result<(), Error> {
         let rest = &self.shared.rest;
         match rest.go_on(&self.caller.id, &Target::default()).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_gone() || self.caller.now().left => Ok(()),
-            Err(error) => {
+            Err(error) if !error.is_gone() && !self.caller.now().left => {
                 warn!(code = error.code(), "the caller cannot be given back to the dialplan and is hung up: {error}");
-                gone(rest.hang_up(&self.caller.id, Some(16)).await)
+                rest.hang_up(&self.caller.id, Some(16)).await
             }
+            result => result,
         }
     }
-}
-
-/// What is not there any more needs no end.
-fn gone(result: Result<(), Error>) -> Result<(), Error> {
-    result.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })
 }

@@ -1,6 +1,7 @@
 //! What several tests share.
 
 pub mod agent_call;
+pub mod ari;
 pub mod cascade;
 pub mod connector;
 pub mod gateway;

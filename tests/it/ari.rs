@@ -1,0 +1,287 @@
+//! ARI with every fault that a PBX can have, at every point of a call's life: nothing is left behind, and nobody in silence.
+
+use std::time::Duration;
+
+use hark::{asterisk::ari::Pbx, config::Config, webhook::EndpointConfig};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{
+    PATIENCE,
+    ari::{Act, FakeAri},
+    client,
+    gateway::Gateway,
+    receiver::Receiver,
+    sts_server::{Mode, StsServer},
+};
+
+struct World {
+    ari: FakeAri,
+    hark: Gateway,
+    _service: StsServer,
+}
+
+impl World {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let world = Self::unready(FakeAri::start().await, change).await;
+        world.hark.until("hark_ari_connected", 1).await;
+        world
+    }
+
+    async fn unready(ari: FakeAri, change: impl FnOnce(&mut Config)) -> Self {
+        let service = StsServer::start(Mode::Echo).await;
+        let hark = Gateway::with(&service.url(), |config| {
+            config.ari.url = Some(format!("http://{}", ari.addr));
+            config.ari.timeout_ms = 300;
+            config.ari.ping_ms = 200;
+            change(config);
+        })
+        .await;
+        Self { ari, hark, _service: service }
+    }
+
+    async fn empty(&self) {
+        self.ari.until("empty", FakeAri::is_empty).await;
+        self.hark.until("hark_calls_active", 0).await;
+    }
+
+    async fn ready(&self) -> (bool, String) {
+        let answer = client().get(format!("http://{}/ready", self.hark.http)).send().await.unwrap();
+        (answer.status().is_success(), answer.text().await.unwrap())
+    }
+
+    /// Waits until `/ready` says `part`.
+    async fn unready_with(&self, part: &str) -> String {
+        let since = tokio::time::Instant::now();
+        loop {
+            let (ready, body) = self.ready().await;
+            if !ready && body.contains(part) {
+                return body;
+            }
+            assert!(since.elapsed() < PATIENCE, "{part} is never told: {body}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Who ends a call.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Caller,
+    Agent,
+}
+
+/// `act` befalls each request of a call's life in turn.
+async fn every_point(act: Act, end: End) -> usize {
+    let world = World::start(|_| {}).await;
+    let ari = &world.ari;
+    for point in 0..20 {
+        ari.obey();
+        ari.rule(move |_, number| if number == point { act } else { Act::Pass });
+        ari.until("told of events", |ari| ari.subscribers() == 1).await;
+        world.hark.until("hark_ari_connected", 1).await;
+        let caller = ari.call(&format!("caller-{point}"), &[]);
+        ari.until("bridged or given up", |ari| ari.is_bridged(&caller) || !ari.is_in_app(&caller)).await;
+        match end {
+            End::Caller => ari.hang_up(&caller),
+            End::Agent => ari.end_media(),
+        }
+        world.empty().await;
+        if ari.requests().len() <= point {
+            return point;
+        }
+    }
+    panic!("a call has no end");
+}
+
+async fn every_fault(end: End) {
+    let acts = [
+        Act::Pass,
+        Act::Status(401),
+        Act::Status(403),
+        Act::Status(404),
+        Act::Status(409),
+        Act::Status(500),
+        Act::Half,
+        Act::Silence,
+        Act::Close,
+        Act::Cut,
+    ];
+    let points = futures_util::future::join_all(acts.map(|act| every_point(act, end))).await;
+    assert!(points.iter().all(|points| *points >= 5), "too few points were reached: {points:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_at_every_point_of_a_call_that_the_caller_ends() {
+    every_fault(End::Caller).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_at_every_point_of_a_call_that_the_agent_ends() {
+    every_fault(End::Agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_told_by_ready_until_they_are_over() {
+    for (request, status, part) in [
+        ("GET events", 401, "ari.password"),
+        ("GET events", 403, "read_only"),
+        ("GET events", 404, "ari.url"),
+        ("GET events", 500, "own log"),
+        ("PUT applications/eventFilter", 403, "read_only = no"),
+        ("GET channels", 404, "module show like res_ari"),
+    ] {
+        let ari = FakeAri::start().await;
+        ari.rule(move |asked, _| if asked == request { Act::Status(status) } else { Act::Pass });
+        let world = World::unready(ari, |config| config.ari.password = "hunter2".to_owned()).await;
+        let told = world.unready_with(part).await;
+        assert!(!told.contains("hunter2") && !told.contains('\u{1b}'), "{told}");
+        world.ari.obey();
+        world.hark.until("hark_ari_connected", 1).await;
+        assert!(world.ready().await.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_nonsense_does_no_harm() {
+    let world = World::start(|_| {}).await;
+    let ari = &world.ari;
+    for n in 0..20_000 {
+        ari.event(&json!({"type": "ChannelTalkingStarted", "channel": {"id": format!("x{n}")}}));
+    }
+    for text in ["", "{", "null", "[]", r#"{"type":"StasisStart"}"#, r#"{"type":"StasisStart","channel":7,"args":{}}"#]
+    {
+        ari.raw(Message::text(text));
+    }
+    ari.raw(Message::text("[".repeat(100_000)));
+    ari.raw(Message::binary(vec![0; 1_000]));
+    let caller = ari.call("caller", &[]);
+    ari.until("bridged", |ari| ari.is_bridged(&caller)).await;
+    // longer than any event: the end of the connection, not of the call
+    ari.raw(Message::text("x".repeat(2 << 20)));
+    world.hark.until("hark_ari_losses_total", 1).await;
+    world.hark.until("hark_ari_connected", 1).await;
+    assert!(ari.is_bridged(&caller));
+    ari.hang_up(&caller);
+    world.empty().await;
+    assert!(world.hark.metric("hark_ari_events_unknown_total").await >= 20_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_callers_than_there_is_room_for_go_back_to_their_dialplan() {
+    let world = World::start(|config| config.limits.max_calls = 20).await;
+    let ari = &world.ari;
+    let callers: Vec<_> = (0..100).map(|n| ari.call(&format!("caller-{n}"), &[])).collect();
+    let settled = |ari: &FakeAri| {
+        ari.continued().len() == 80 && callers.iter().filter(|caller| ari.is_bridged(caller)).count() == 20
+    };
+    ari.until("20 served and 80 given back", settled).await;
+    callers.iter().for_each(|caller| ari.hang_up(caller));
+    world.empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_in_the_wrong_order_leave_nothing_behind() {
+    let world = World::start(|_| {}).await;
+    let ari = &world.ari;
+    // gone before it came
+    ari.event(&json!({"type": "StasisEnd", "channel": {"id": "early"}}));
+    ari.event(&json!({"type": "StasisStart", "args": [], "channel": {"id": "early"}}));
+    // twice
+    let caller = ari.call("twice", &[]);
+    ari.event(&json!({"type": "StasisStart", "args": [], "channel": {"id": "twice"}}));
+    ari.until("bridged", |ari| ari.is_bridged(&caller)).await;
+    // leaves before its media is there, and comes back
+    for _ in 0..5 {
+        let hasty = ari.call("hasty", &[]);
+        ari.hang_up(&hasty);
+    }
+    ari.hang_up(&caller);
+    world.empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_over_is_ended_and_what_is_not_ours_stays() {
+    let ari = FakeAri::start().await;
+    let ours = format!("hark-hark-{}", "0".repeat(32));
+    ari.leave(Some(&format!("{ours}-media")), Some(&format!("{ours}-bridge")));
+    ari.leave(Some("lost-caller"), Some("somebody-elses"));
+    ari.leave(None, Some(&format!("hark-other-{}-bridge", "0".repeat(32))));
+    let world = World::unready(ari, |_| {}).await;
+    world.ari.until("given back", |ari| ari.continued() == ["lost-caller"]).await;
+    world.hark.until("hark_ari_orphans_total", 3).await;
+    let left = world.ari.left();
+    assert!(!left.contains(&ours) && left.contains("somebody-elses") && left.contains("hark-other"), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_application_is_told_and_taken_back() {
+    let world = World::start(|config| config.ari.replaced_s = 1).await;
+    world.ari.event(&json!({"type": "ApplicationReplaced"}));
+    let told = world.unready_with("another program").await;
+    assert!(told.contains("ari.app"), "{told}");
+    world.hark.until("hark_ari_connected", 1).await;
+    assert_eq!(world.hark.metric("hark_ari_replaced_total").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_its_webhook_refuses_goes_back_to_its_dialplan() {
+    let world = World::start(|config| {
+        config.webhooks.url = Some("http://127.0.0.1:9/".to_owned());
+        config.webhooks.initiate.default = hark::webhook::Undecided::Refuse;
+    })
+    .await;
+    let caller = world.ari.call("caller", &[]);
+    world.ari.until("given back", |ari| ari.continued() == [caller.as_str()]).await;
+    world.empty().await;
+    // nothing was made, so nothing is taken down
+    assert_eq!(world.ari.requests(), ["POST channels/continue"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_cannot_be_set_up_is_reported() {
+    let crm = Receiver::kind().await;
+    let world = World::start(|config| {
+        config.ari.media_host = Some("127.0.0.1:9".to_owned());
+        let endpoint = EndpointConfig {
+            url: Some(crm.url.clone()),
+            events: ["call_initiated", "call_completed"].map(str::to_owned).into(),
+            ..EndpointConfig::default()
+        };
+        config.webhooks.endpoints.insert("crm".to_owned(), endpoint);
+    })
+    .await;
+    let caller = world.ari.call("caller", &["vip", "department=sales"]);
+    world.ari.until("given back", |ari| ari.continued() == [caller.as_str()]).await;
+    let told: Vec<_> = crm.wait_for(2).await.iter().map(|seen| seen.json()).collect();
+    assert_eq!((&told[0]["type"], &told[1]["type"]), (&json!("call_initiated"), &json!("call_completed")));
+    let about = &told[0]["payload"];
+    assert_eq!((&about["from"], &about["args"]), (&json!("2000"), &json!(["vip"])), "{about}");
+    assert_eq!(about["department"], "sales");
+    let report = &told[1]["payload"];
+    assert_eq!((&report["connected"], &report["reason"]), (&json!(false), &json!("ari.media.failed")), "{report}");
+    assert_eq!(&report["metadata"], about);
+    world.empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_pbxs_is_enough_to_be_ready() {
+    let branch = FakeAri::start().await;
+    let world = World::unready(FakeAri::start().await, |config| {
+        let pbx = Pbx { url: Some(format!("http://{}", branch.addr)), ..config.ari.clone() };
+        config.ari.pbx.insert("branch".to_owned(), pbx);
+    })
+    .await;
+    world.hark.until("hark_ari_connected", 2).await;
+    world.ari.rule(|_, _| Act::Status(500));
+    world.ari.raw(Message::Close(None));
+    world.hark.until("hark_ari_connected", 1).await;
+    assert!(world.ready().await.0);
+    let caller = branch.call("caller", &[]);
+    branch.until("bridged", |ari| ari.is_bridged(&caller)).await;
+    branch.hang_up(&caller);
+    branch.until("empty", FakeAri::is_empty).await;
+    branch.rule(|_, _| Act::Status(500));
+    branch.raw(Message::Close(None));
+    world.unready_with("HTTP 500").await;
+}
