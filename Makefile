@@ -17,7 +17,7 @@ CARGO := cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint bench bench-webhooks fuzz setup asterisk image imagetest
+.PHONY: help demo run test lint bench bench-webhooks quality fuzz setup asterisk image imagetest
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ bench: ## Print the benchmark tables (takes minutes; close other programs)
 bench-webhooks: ## Events per second, on SQLite and PostgreSQL, and what they do to a call's pace
 	@scripts/setup.sh test
 	$(CARGO) bench --locked --bench webhooks
+
+quality: ## Measure how well calls are listened to, on recorded speech; ARGS names single tables
+	@scripts/setup.sh demo
+	@scripts/get-speech.sh
+	@scripts/get-quality.sh
+	$(CARGO) bench --locked --bench quality -- $(ARGS)
 
 FUZZ_SECONDS ?= 30
 fuzz: ## Fuzz every parser for FUZZ_SECONDS each, or only those in ARGS (installs cargo-fuzz)
