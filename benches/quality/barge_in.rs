@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     noise::{self, Random},
-    sim::{Outcome, Scene, play},
+    sim::{Echo, Outcome, Scene, play},
     speech::{HZ, Prompt, at_level},
     table::{self, ms, percent, quantiles},
 };
@@ -21,6 +21,8 @@ enum Line {
     Clean,
     White(f32),
     Pink(f32),
+    /// The agent's own voice comes back, so many dB weaker.
+    Echo(f32),
 }
 
 /// What became of one interruption; times from the onset of the voice, in ms.
@@ -45,6 +47,9 @@ pub fn report(prompts: &[Prompt], agent: &Arc<Vec<i16>>) {
         ("-20 dBFS, white noise 15 dB below", -20.0, Line::White(15.0)),
         ("-30 dBFS, pink noise 20 dB below", -30.0, Line::Pink(20.0)),
         ("-30 dBFS, pink noise 15 dB below", -30.0, Line::Pink(15.0)),
+        ("-20 dBFS, echo of the agent at -30 dB", -20.0, Line::Echo(30.0)),
+        ("-30 dBFS, echo of the agent at -30 dB", -30.0, Line::Echo(30.0)),
+        ("-30 dBFS, echo of the agent at -20 dB", -30.0, Line::Echo(20.0)),
     ];
     let mut rows = Vec::new();
     for (name, dbfs, line) in conditions {
@@ -89,12 +94,16 @@ fn interrupt(caller: &Prompt, dbfs: f32, line: Line, seed: u64, agent: &Arc<Vec<
     samples[onset..onset + voice.len()].copy_from_slice(voice);
     let count = samples.len();
     let noise = match line {
-        Line::Clean => noise::white(count, -70.0, seed),
+        Line::Clean | Line::Echo(_) => noise::white(count, -70.0, seed),
         Line::White(below) => noise::white(count, dbfs - below, seed),
         Line::Pink(below) => noise::pink(count, dbfs - below, seed),
     };
     noise::add(&mut samples, &noise);
-    let scene = Scene { agent: Arc::clone(agent), ..Scene::new(samples) };
+    let echo = match line {
+        Line::Echo(below) => Some(Echo { delay: Duration::from_millis(150), gain: 10f32.powf(-below / 20.0) }),
+        _ => None,
+    };
+    let scene = Scene { agent: Arc::clone(agent), echo, ..Scene::new(samples) };
     let outcome = play(&scene);
     judge(&scene, &outcome, onset, onset + voice.len())
 }
@@ -107,6 +116,10 @@ fn judge(scene: &Scene, outcome: &Outcome, onset: usize, end: usize) -> Interrup
     // a frame may be on its way when the voice begins
     let hold = silent.filter(|at| *at < time(end)).map(|at| ms(at) - ms(time(onset)));
     let cut = outcome.cuts.first().map(|at| ms(*at) - ms(time(onset)));
-    let missing = (onset..end).filter(|at| outcome.recognised.get(*at) != scene.caller.get(*at)).count();
+    let missing = match scene.echo {
+        // what comes is the caller and the echo
+        Some(_) => end.saturating_sub(outcome.recognised.len()),
+        None => (onset..end).filter(|at| outcome.recognised.get(*at) != scene.caller.get(*at)).count(),
+    };
     Interruption { hold, cut, early, lost: missing }
 }

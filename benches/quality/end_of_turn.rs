@@ -49,6 +49,7 @@ pub fn report(prompts: &[Prompt], texts: &BTreeMap<String, String>) {
         rows.push(row(&format!("– pairs {gap} ms apart"), pairs.collect()));
     }
     let spoken = |p: &&Prompt| alone(p, -24.0, texts.get(&p.name));
+    let is_sentence = |p: &&Prompt| texts.get(&p.name).is_some_and(|text| text.ends_with(['.', '!', '?']));
     let (sentences, others): (Vec<_>, Vec<_>) = english.into_iter().partition(is_sentence);
     rows.push(row("words known as they are spoken: sentences", sentences.iter().map(spoken).collect()));
     rows.push(row("– the same without them", sentences.iter().map(|p| alone(p, -24.0, None)).collect()));

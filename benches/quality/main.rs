@@ -13,7 +13,7 @@ mod sim;
 mod speech;
 mod table;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     let wanted: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
@@ -38,6 +38,9 @@ fn run(wants: &dyn Fn(&str) -> bool) -> Result<(), String> {
     if wants("false-alarms") {
         false_alarms::report(&prompts, &agent);
     }
+    if wants("words") {
+        words();
+    }
     if wants("resampler") {
         resampler::report();
     }
@@ -45,4 +48,20 @@ fn run(wants: &dyn Fn(&str) -> bool) -> Result<(), String> {
         digits::report(&prompts);
     }
     Ok(())
+}
+
+/// Words through a real gateway: in Python, as recognition is.
+fn words() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/quality_wer.py");
+    let python = speech::cache().join("quality/python/bin/python");
+    let status = Command::new(&python).arg(script).arg(env!("CARGO_BIN_EXE_hark")).status();
+    let fault = match status {
+        Ok(status) if status.success() => return,
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    println!(
+        "\nWords through the gateway are NOT measured: {}: {fault}; scripts/get-quality.sh installs it",
+        python.display()
+    );
 }

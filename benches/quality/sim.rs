@@ -48,6 +48,9 @@ pub struct Echo {
     pub gain: f32,
 }
 
+/// A second, weaker echo behind the first, in samples: a room, or a second hybrid.
+const LATER: usize = 37;
+
 /// What happens on a call.
 #[derive(Debug, Clone)]
 pub struct Scene {
@@ -128,6 +131,7 @@ pub fn play(scene: &Scene) -> Outcome {
             commands: orders,
             stop: CancellationToken::new(),
             ended: Arc::new(AtomicBool::new(false)),
+            heard_out: Arc::default(),
         };
         let stats = session.run().await.stats;
         let mut outcome = std::mem::take(&mut *notes.lock().unwrap());
@@ -162,9 +166,10 @@ impl Line {
         let mut samples = self.caller.get(from..from + 160)?.to_vec();
         if let Some(Echo { delay, gain }) = self.echo {
             let delay = Rate::R8K.samples_in(delay);
+            let back = |at: usize, delay| at.checked_sub(delay).and_then(|at| self.heard.get(at)).copied().unwrap_or(0);
             for (n, sample) in samples.iter_mut().enumerate() {
-                let back = (from + n).checked_sub(delay).and_then(|at| self.heard.get(at)).copied().unwrap_or(0);
-                *sample = sample.saturating_add((f32::from(back) * gain) as i16);
+                let (direct, late) = (f32::from(back(from + n, delay)), f32::from(back(from + n, delay + LATER)));
+                *sample = sample.saturating_add(((direct + 0.4 * late) * gain) as i16);
             }
         }
         Some(Frame::padded(Rate::R8K, &samples))

@@ -5,6 +5,7 @@
 mod config;
 pub mod denoise;
 pub mod dtmf;
+pub mod echo;
 pub mod file;
 mod format;
 mod frame;

@@ -5,6 +5,7 @@ mod hearing;
 mod registry;
 mod run;
 mod sources;
+mod voice;
 
 pub use announce::{Announcement, Announcements, Gone, MemoryAnnouncements};
 pub use registry::{Entry, Registry};

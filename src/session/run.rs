@@ -23,9 +23,10 @@ use uuid::Uuid;
 use super::{
     hearing::Hearing,
     sources::{Source, Sources},
+    voice::Ear,
 };
 use crate::{
-    audio::{self, vad::Vad},
+    audio,
     call::{
         Agent, AgentEvent, AgentInput, Call, CallEvent, CallId, Cause, Command, EndReason, Envelope, EventId, Fault,
         Input, Leg, LegCommand, LegEvent, Output, Sent, Setup, Stats, Tape, Turn,
@@ -186,6 +187,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 turns: Vec::new(),
                 end: None,
                 sources: Sources::new(),
+                ear: None,
             };
             let mut call = Call::new(self.setup_taken(), driver.clock.instant.into_std(), &mut driver.out);
             driver.carry_out(&mut self);
@@ -221,8 +223,6 @@ impl<L: Leg, A: Agent> Session<L, A> {
     async fn drive(&mut self, call: &mut Call, driver: &mut Driver) -> EndReason {
         let mut open = Open { leg: true, agent: true, commands: true, leg_first: true };
         let mut hearing = Hearing::new(&self.audio, self.setup.rate);
-        // Boxed: speech-to-speech calls have none.
-        let mut vad: Option<Box<Vad>> = None;
         let wake = sleep_until(call.deadline().into());
         let stop = self.stop.clone();
         let stopped = stop.cancelled();
@@ -245,7 +245,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
             let now = Instant::now().into_std();
             let probability = match &input {
                 Input::Leg(LegEvent::Audio(frame)) if call.wants_voice() => {
-                    vad.get_or_insert_with(|| Box::new(Vad::new(frame.rate()))).push(frame)
+                    driver.ear.get_or_insert_with(|| Box::new(Ear::new(frame.rate()))).heard(frame)
                 }
                 _ => None,
             };
@@ -384,6 +384,8 @@ struct Driver {
     turns: Vec<Turn>,
     end: Option<EndReason>,
     sources: Sources,
+    /// Boxed: speech-to-speech calls have none.
+    ear: Option<Box<Ear>>,
 }
 
 impl Driver {
@@ -398,6 +400,9 @@ impl Driver {
                     }
                     if let (LegCommand::Audio(frame), Some(tape)) = (&command, &mut session.tape) {
                         tape.heard(frame.samples(), Instant::now().into_std());
+                    }
+                    if let (LegCommand::Audio(frame), Some(ear)) = (&command, &mut self.ear) {
+                        ear.played(frame);
                     }
                     let audio = matches!(command, LegCommand::Audio(_));
                     let sent = session.leg.send(command);
