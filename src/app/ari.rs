@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use rustls::ClientConfig;
@@ -103,7 +104,7 @@ impl Reception {
         }
     }
 
-    fn connected(&self) -> usize {
+    fn working(&self) -> usize {
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         faults.values().filter(|fault| fault.is_none()).count()
     }
@@ -127,6 +128,10 @@ impl Host for Reception {
         })
     }
 
+    fn connected(&self, took: Duration) {
+        self.state.metrics.setup.observe(took.as_secs_f64());
+    }
+
     fn health(&self, pbx: &str, fault: Option<&Error>) {
         let fault = fault.map(ToString::to_string);
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).insert(pbx.to_owned(), fault);
@@ -145,6 +150,6 @@ fn export(metrics: &Metrics, stats: &Arc<Stats>, reception: &Arc<Reception>) {
     }
     let reception = Arc::downgrade(reception);
     #[allow(clippy::cast_precision_loss, reason = "a number of PBXs")]
-    let connected = move || reception.upgrade().map_or(0.0, |reception| reception.connected() as f64);
+    let connected = move || reception.upgrade().map_or(0.0, |reception| reception.working() as f64);
     metrics.register_gauge_fn("ari_connected", "PBXs that tell of calls", connected);
 }

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub refused: ByReason,
     /// How long calls took, in s.
     pub duration: Histogram,
+    /// How long calls by ARI took to be set up, in s.
+    pub setup: Histogram,
     /// Audio frames from callers.
     pub frames_in: Counter<u64, AtomicU64>,
     /// Audio frames to callers.
@@ -80,6 +82,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("hark");
         // 1 s to about 2 h
         let duration = Histogram::new([1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0]);
+        let setup = Histogram::new([0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0]);
         let r = &mut registry;
         Self {
             calls: add(r, "calls", "Calls accepted", Counter::default()),
@@ -87,6 +90,7 @@ impl Default for Metrics {
             ended: add(r, "calls_ended", "Calls ended", Family::default()),
             refused: add(r, "calls_refused", "Calls refused", Family::default()),
             duration: add(r, "call_duration_seconds", "How long calls took", duration),
+            setup: add(r, "ari_setup_seconds", "How long calls took to be set up", setup),
             frames_in: add(r, "frames_in", "Audio frames from callers", Counter::default()),
             frames_out: add(r, "frames_out", "Audio frames to callers", Counter::default()),
             underruns: add(r, "underruns", "Playout slots without speech within an utterance", Counter::default()),

@@ -24,6 +24,7 @@ pub struct World {
     pub service: StsServer,
     pub hark: Hark,
     pub lab: Lab,
+    pub ari_url: String,
 }
 
 impl World {
@@ -43,7 +44,7 @@ impl World {
         })
         .await;
         let lab = Lab::with_ari(hark.gateway, ari).await;
-        let world = Self { service, hark, lab };
+        let world = Self { service, hark, lab, ari_url: format!("http://{url}") };
         world.ready(true).await;
         world
     }
@@ -100,7 +101,7 @@ pub async fn empty(lab: &Lab) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_exact_both_ways_and_leaves_nothing_behind() {
     let world = World::start(|_| {}).await;
-    let World { service, hark, lab } = &world;
+    let World { service, hark, lab, .. } = &world;
     let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
     let heard = Codec::Ulaw.heard(&noise(SECOND, 11));
     call.rtp.play(&noise(SECOND, 11));
@@ -127,7 +128,7 @@ async fn what_asterisk_knows_of_a_call_becomes_its_metadata() {
         pbx.headers = ["Call-ID", "X-Missing"].map(str::to_owned).into();
     })
     .await;
-    let World { service, hark, lab } = &world;
+    let World { service, hark, lab, .. } = &world;
     let caller = r#""Eve" <sip:+49301234@127.0.0.1>"#;
     let asked = Uuid::new_v4();
     let number = service.session_count();
@@ -203,7 +204,7 @@ async fn a_gateway_that_is_full_or_stops_gives_callers_back() {
         config.limits.shutdown_grace_s = 1;
     })
     .await;
-    let World { service, hark, lab } = world;
+    let World { service, hark, lab, .. } = world;
     let (first, _, uuid) = connect(&lab, &service, "5011", Codec::Ulaw).await;
     let second = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("the operator answers");
     operator_answers(&lab, &second).await;
@@ -248,5 +249,7 @@ async fn many_calls_are_set_up_and_taken_down() {
     {
         assert!(metrics.lines().any(|shown| shown == line), "{line} is not in {metrics}");
     }
+    let told: Vec<_> = metrics.lines().filter(|line| line.starts_with("hark_ari_setup_seconds_bucket")).collect();
+    eprintln!("{}", told.join("\n"));
     world.stop().await;
 }

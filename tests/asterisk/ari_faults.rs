@@ -164,12 +164,12 @@ async fn audio_that_cannot_reach_the_gateway_costs_the_caller_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asterisk_crashes_and_the_next_one_is_served() {
-    let World { service, hark, lab } = World::start(|config| config.ari.ping_ms = 200).await;
+    let World { service, hark, lab, ari_url } = World::start(|config| config.ari.ping_ms = 200).await;
     let (_call, _, uuid) = connect(&lab, &service, "5011", Codec::Ulaw).await;
     let lab = lab.restart().await;
     let story = hark.story(uuid).await;
     assert_eq!(story[1..], ["call_started", "call_ended"], "{story:?}");
-    let world = World { service, hark, lab };
+    let world = World { service, hark, lab, ari_url };
     world.ready(true).await;
     world.lab.logged("Creating Stasis app 'hark'").await;
     let (call, session, _) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
@@ -179,17 +179,24 @@ async fn asterisk_crashes_and_the_next_one_is_served() {
     world.stop().await;
 }
 
+/// A second gateway with the same application, as when one is replaced by its next version.
+async fn beside(world: &World, replaced_s: u64) -> Hark {
+    let url = world.ari_url.clone();
+    let receiver = crate::support::receiver::Receiver::strict(crate::support::hark::SECRET).await;
+    Hark::with(receiver, |config| {
+        config.agent.sts_url = Some(world.service.url().to_string());
+        config.ari.url = Some(url);
+        config.ari.password = ARI_USER.1.to_owned();
+        config.ari.replaced_s = replaced_s;
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_gateway_that_takes_the_application_is_told_of() {
-    let ari = free_port();
-    let world = World::at(ari, ari, |config| config.ari.replaced_s = 1).await;
+    let world = World::start(|config| config.ari.replaced_s = 1).await;
     let (call, _, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
-    let second = Hark::with(crate::support::receiver::Receiver::strict(crate::support::hark::SECRET).await, |config| {
-        config.ari.url = Some(format!("http://{ari}"));
-        config.ari.password = ARI_USER.1.to_owned();
-        config.ari.replaced_s = 600;
-    })
-    .await;
+    let second = beside(&world, 600).await;
     let told = reasons(&world.ready(false).await);
     assert!(told.contains("ari.app") && told.contains("another program"), "{told}");
     // and takes it back
@@ -199,4 +206,39 @@ async fn a_second_gateway_that_takes_the_application_is_told_of() {
     world.hark.story(uuid).await;
     world.empty().await;
     world.stop().await;
+}
+
+/// Calls of the old gateway live on beside the new one, and end as if they were alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_replaced_by_the_next_without_losing_a_call() {
+    let world = World::start(|config| {
+        config.ari.replaced_s = 600;
+        config.limits.shutdown_grace_s = 20;
+    })
+    .await;
+    let (stays, talks, _) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    let (leaves, _, left) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    let next = beside(&world, 600).await;
+    world.ready(false).await;
+    let World { service, hark, lab, .. } = world;
+    let (call, session, new) = connect(&lab, &service, "5011", Codec::Ulaw).await;
+    // the next gateway has it
+    next.events(new, |events| events.len() > 1).await;
+    leaves.hang_up().await;
+    assert_eq!(hark.story(left).await[1..], ["call_started", "call_ended"]);
+    lab.channels(4).await;
+    let words = Codec::Ulaw.heard(&noise(SECOND, 51));
+    talks.step(Step::Speak(words.clone(), 320));
+    heard_by_phone(&stays, &words).await;
+    talks.step(Step::Close(Some((1_000, "bye"))));
+    operator_answers(&lab, &stays).await;
+    hark.stop().await;
+    let words = Codec::Ulaw.heard(&noise(SECOND, 52));
+    session.step(Step::Speak(words.clone(), 320));
+    heard_by_phone(&call, &words).await;
+    call.hang_up().await;
+    stays.hang_up().await;
+    empty(&lab).await;
+    next.stop().await;
+    lab.stop().await;
 }

@@ -203,15 +203,33 @@ async fn events_in_the_wrong_order_leave_nothing_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_left_over_is_ended_and_what_is_not_ours_stays() {
     let ari = FakeAri::start().await;
-    let ours = format!("hark-hark-{}", "0".repeat(32));
-    ari.leave(Some(&format!("{ours}-media")), Some(&format!("{ours}-bridge")));
-    ari.leave(Some("lost-caller"), Some("somebody-elses"));
-    ari.leave(None, Some(&format!("hark-other-{}-bridge", "0".repeat(32))));
+    let [dead, alive, other] = ["hark-0badcafe", "hark-0000cafe", "other-0badcafe"]
+        .map(|process| format!("hark-{process}-{}", "0".repeat(32)));
+    ari.leave(&["lost-caller"], &format!("{dead}-bridge"));
+    // a gateway whose media channel lives, lives: it may be about to stop beside this one
+    ari.leave(&["live-caller", &format!("{alive}-media")], &format!("{alive}-bridge"));
+    ari.leave(&[], &format!("{other}-bridge"));
+    ari.leave(&[], "somebody-elses");
     let world = World::unready(ari, |_| {}).await;
     world.ari.until("given back", |ari| ari.continued() == ["lost-caller"]).await;
-    world.hark.until("hark_ari_orphans_total", 3).await;
+    world.hark.until("hark_ari_orphans_total", 2).await;
     let left = world.ari.left();
-    assert!(!left.contains(&ours) && left.contains("somebody-elses") && left.contains("hark-other"), "{left}");
+    assert!(!left.contains(&dead), "{left}");
+    for kept in ["live-caller", &alive, &other, "somebody-elses"] {
+        assert!(left.contains(kept), "{kept} is not in {left}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_taken_away_while_nobody_was_told_is_missed() {
+    let world = World::start(|_| {}).await;
+    let ari = &world.ari;
+    let caller = ari.call("caller", &[]);
+    ari.until("bridged", |ari| ari.is_bridged(&caller)).await;
+    ari.take_away(&caller);
+    ari.raw(Message::Close(None));
+    world.empty().await;
+    assert_eq!(ari.continued(), [""; 0], "they have gone on already");
 }
 
 #[tokio::test(flavor = "multi_thread")]

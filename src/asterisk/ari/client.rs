@@ -23,7 +23,8 @@ use super::{
     Error, Host, Rest, Stats,
     config::{Endpoint, Pbx},
     error::escaped,
-    ids, orphans,
+    ids::{Maker, Owner},
+    orphans,
     registry::{Registry, State},
     socket::Socket,
     stasis,
@@ -73,6 +74,8 @@ pub(super) struct Shared {
     pub rest: Rest,
     pub host: Arc<dyn Host>,
     pub registry: Arc<Registry>,
+    /// Makes the identities of what is ours.
+    pub maker: Maker,
     pub stats: Arc<Stats>,
     /// Something of ours may be left behind in Asterisk: look.
     pub look: Notify,
@@ -99,6 +102,7 @@ impl Client {
         let endpoint = Endpoint::parse(&pbx, url)?;
         let rest = Rest::new(&name, &pbx, endpoint, &tls, Arc::clone(&stats)).map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared {
+            maker: Maker::new(&pbx.app),
             name,
             pbx,
             rest,
@@ -168,7 +172,7 @@ impl Shared {
         SocketAddr::new(ip, port).to_string()
     }
 
-    /// Connects, and connects again, for ever.
+    /// Connects, and connects again, until the gateway stops.
     async fn keep(self: Arc<Self>) {
         let (mut wait, mut said) = (BACKOFF.0, None);
         loop {
@@ -181,7 +185,12 @@ impl Shared {
             self.host.health(&self.name, Some(&fault));
             self.say(&fault, &mut said);
             let jitter = rand::rng().random_range(0.5..1.0);
-            let pause = if let Error::Replaced { retry, .. } = &fault { *retry } else { wait.mul_f64(jitter) };
+            let pause = match &fault {
+                // by its successor: it only has its last calls to end, for which it need not be told of events
+                Error::Replaced { .. } if self.refuse.is_cancelled() => return,
+                Error::Replaced { retry, .. } => *retry,
+                _ => wait.mul_f64(jitter),
+            };
             wait = (wait * 2).min(BACKOFF.1);
             sleep(pause).await;
         }
@@ -277,7 +286,7 @@ impl Shared {
         match self.registry.state(&channel.id) {
             Some(state) if !state.left => self.update(&channel.id, |state| state.entered = true),
             // a media channel whose call is over already
-            None if ids::is_ours(&self.pbx.app, &channel.id) => self.look.notify_one(),
+            None if self.maker.owner(&channel.id) != Owner::Stranger => self.look.notify_one(),
             // a caller, maybe one who comes back
             _ if channel.id.is_empty() => self.stats.events_bad.inc(),
             _ => self.call(channel, args),

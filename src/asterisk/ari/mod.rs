@@ -18,7 +18,7 @@ mod socket;
 mod stasis;
 pub mod wire;
 
-use std::{fmt, pin::Pin};
+use std::{fmt, pin::Pin, time::Duration};
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -45,6 +45,9 @@ pub trait Host: fmt::Debug + Send + Sync + 'static {
 
     /// An announced call does not come after all, for a reason with this code.
     fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()>;
+
+    /// A caller and their audio have been connected, this long after they entered the application.
+    fn connected(&self, took: Duration);
 
     /// Whether a PBX can be worked with, and if not, why.
     fn health(&self, pbx: &str, fault: Option<&Error>);

@@ -1,8 +1,9 @@
 //! What Asterisk holds against what we know. Events are lost while there is no connection, requests fail, gateways are killed: so at each
 //! connect, whenever something may have been left, and now and then, Asterisk is asked what it has.
 //!
-//! Live calls are adopted by this: their channels are found, or found to be gone. Everything else of ours is ended: media channels
-//! and bridges are hung up, callers without a call go on in their dialplan.
+//! Live calls are adopted by this: their channels are found, or found to be gone. What this process has left behind is ended, and what
+//! another one has that had the application before and is dead: its media channels died with their connections, so a bridge of its without one is left
+//! over. Where its media channel lives it lives itself, maybe to end its last calls beside us, and is left alone. Callers without a call go on in their dialplan.
 
 use std::{
     collections::HashSet,
@@ -16,16 +17,16 @@ use tracing::{debug, info, warn};
 use super::{
     Error,
     client::Shared,
-    ids::is_ours,
+    ids::{Owner, media_of},
     rest::Target,
-    wire::{Application, Channel},
+    wire::{Bridge, Channel},
 };
 
 /// How often Asterisk is asked while we are told of events, and while we are not.
 const EVERY: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(2));
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
-/// A caller whom nobody knows may be one whose event is on its way.
+/// A caller whom nobody knows may be one whose event is on its way, a bridge without media one whose media channel is.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// Looks, for ever.
@@ -49,62 +50,99 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 /// What Asterisk has.
 struct Found {
     channels: Vec<Channel>,
-    bridges: Vec<String>,
-    app: Option<Application>,
+    bridges: Vec<Bridge>,
+    /// What the application is told of.
+    told_of: HashSet<String>,
 }
 
 async fn ask(shared: &Shared) -> Result<Found, Error> {
     let rest = &shared.rest;
     let (channels, bridges, app) = tokio::join!(rest.channels(), rest.bridges(), rest.application(&shared.pbx.app));
-    let app = match app {
-        Ok(app) => Some(app),
-        // nobody has it, so nobody is in it
-        Err(error) if error.is_gone() => Some(Application::default()),
+    let told_of = match app {
+        Ok(app) => app.channel_ids.into_iter().collect(),
+        // nobody has it
+        Err(error) if error.is_gone() => HashSet::new(),
         Err(error) => return Err(error),
     };
-    Ok(Found { channels: channels?, bridges: bridges?.into_iter().map(|bridge| bridge.id).collect(), app })
+    Ok(Found { channels: channels?, bridges: bridges?, told_of })
+}
+
+impl Found {
+    fn has_channel(&self, id: &str) -> bool {
+        self.channels.iter().any(|channel| channel.id == id)
+    }
+
+    /// Whether a channel is in the application, as far as anybody says.
+    fn is_in(&self, app: &str, channel: &Channel) -> bool {
+        let plan = &channel.dialplan;
+        let name = plan.app_data.split(',').next().unwrap_or_default().trim();
+        self.told_of.contains(&channel.id) || (plan.app_name == "Stasis" && name == app)
+    }
+
+    /// Whether something we watch is still there; a caller has to be in the application.
+    fn has(&self, shared: &Shared, id: &str) -> bool {
+        let is_ours = shared.maker.owner(id) != Owner::Stranger;
+        let channel = self.channels.iter().find(|channel| channel.id == id);
+        channel.is_some_and(|channel| is_ours || self.is_in(&shared.pbx.app, channel))
+            || self.bridges.iter().any(|bridge| bridge.id == id)
+    }
+
+    /// Bridges of ours that no call has.
+    fn bridges(&self, shared: &Shared) -> Vec<String> {
+        let is_left = |bridge: &&Bridge| match shared.maker.owner(&bridge.id) {
+            Owner::Us => true,
+            Owner::Namesake => !self.has_channel(&media_of(&bridge.id)),
+            Owner::Stranger => false,
+        };
+        let left = self.bridges.iter().filter(is_left).map(|bridge| bridge.id.clone());
+        left.filter(|id| shared.registry.state(id).is_none()).collect()
+    }
+
+    /// Callers in our application whom no call has, here or in a process beside us.
+    fn callers(&self, shared: &Shared) -> Vec<String> {
+        let beside = |bridge: &&Bridge| {
+            shared.maker.owner(&bridge.id) == Owner::Namesake && self.has_channel(&media_of(&bridge.id))
+        };
+        let served: HashSet<&String> = self.bridges.iter().filter(beside).flat_map(|bridge| &bridge.channels).collect();
+        let is_left = |channel: &&Channel| {
+            self.is_in(&shared.pbx.app, channel)
+                && shared.maker.owner(&channel.id) == Owner::Stranger
+                && shared.registry.state(&channel.id).is_none()
+                && !served.contains(&channel.id)
+        };
+        self.channels.iter().filter(is_left).map(|channel| channel.id.clone()).collect()
+    }
 }
 
 async fn look(shared: &Arc<Shared>) -> Result<(), Error> {
     // what is watched before Asterisk is asked and not there after is gone
     let watched = shared.registry.entered();
     let found = ask(shared).await?;
-    let channels: HashSet<&str> = found.channels.iter().map(|channel| channel.id.as_str()).collect();
-    let bridges: HashSet<&str> = found.bridges.iter().map(String::as_str).collect();
-    for id in watched.iter().filter(|id| !channels.contains(id.as_str()) && !bridges.contains(id.as_str())) {
+    for id in watched.iter().filter(|id| !found.has(shared, id)) {
         shared.registry.update(id, |state| state.left = true);
     }
-    let unknown = |id: &&str| shared.registry.state(id).is_none();
-    let app = shared.pbx.app.as_str();
-    for id in channels.iter().copied().filter(|id| is_ours(app, id)).filter(unknown) {
+    if !shared.connected.load(Ordering::Acquire) {
+        // whoever has the application now may have callers of whom we are not told
+        return Ok(());
+    }
+    let is_left = |id: &&str| shared.maker.owner(id) == Owner::Us && shared.registry.state(id).is_none();
+    for id in found.channels.iter().map(|channel| channel.id.as_str()).filter(is_left) {
         end(shared, "media channel", id, shared.rest.hang_up(id, None).await);
     }
-    for id in bridges.iter().copied().filter(|id| is_ours(app, id)).filter(unknown) {
-        end(shared, "bridge", id, shared.rest.destroy_bridge(id).await);
-    }
-    let callers = callers(shared, &found);
-    if !callers.is_empty() {
+    let (bridges, callers) = (found.bridges(shared), found.callers(shared));
+    if !bridges.is_empty() || !callers.is_empty() {
         sleep(ON_ITS_WAY).await;
-        let still: HashSet<String> = self::callers(shared, &ask(shared).await?).into_iter().collect();
-        for id in callers.into_iter().filter(|id| still.contains(id)) {
-            give_back(shared, &id).await;
+        let found = ask(shared).await?;
+        let still = found.bridges(shared);
+        for id in bridges.iter().filter(|id| still.contains(id)) {
+            end(shared, "bridge", id, shared.rest.destroy_bridge(id).await);
+        }
+        let still = found.callers(shared);
+        for id in callers.iter().filter(|id| still.contains(id)) {
+            give_back(shared, id).await;
         }
     }
     Ok(())
-}
-
-/// Callers in our application whom no call knows.
-fn callers(shared: &Shared, found: &Found) -> Vec<String> {
-    let app = shared.pbx.app.as_str();
-    let told_of: HashSet<&str> = found.app.iter().flat_map(|app| &app.channel_ids).map(String::as_str).collect();
-    let is_in_app = |channel: &Channel| {
-        let plan = &channel.dialplan;
-        let name = plan.app_data.split(',').next().unwrap_or_default().trim();
-        told_of.contains(channel.id.as_str()) || (plan.app_name == "Stasis" && name == app)
-    };
-    let unknown = |id: &str| !is_ours(app, id) && shared.registry.state(id).is_none();
-    let callers = found.channels.iter().filter(|channel| is_in_app(channel) && unknown(&channel.id));
-    callers.map(|channel| channel.id.clone()).collect()
 }
 
 async fn give_back(shared: &Shared, id: &str) {

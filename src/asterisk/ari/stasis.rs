@@ -13,7 +13,6 @@ use super::{
     Error,
     client::Shared,
     config::{After, MediaFormat},
-    ids::Ids,
     metadata::{self, Wanted},
     registry::{Placed, State, Watched},
     rest::{ExternalMedia, Target},
@@ -79,7 +78,7 @@ struct Call {
 pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<String>, caller: Watched) {
     let wanted = Wanted::parse(&args);
     let uuid = wanted.uuid.unwrap_or_else(Uuid::new_v4);
-    let ids = Ids::new(&shared.pbx.app);
+    let ids = shared.maker.ids();
     let span = info_span!("ari", pbx = shared.name, %uuid, caller = channel.id);
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
     let place =
@@ -127,6 +126,7 @@ impl Call {
             true => drop(rest.progress(&self.caller.id).await),
         }
         rest.add_to_bridge(&self.bridge.id, &[&self.caller.id, &self.media.id]).await?;
+        shared.host.connected(begun.elapsed());
         info!(setup_ms = begun.elapsed().as_millis(), "caller and media channel are connected");
         Ok(())
     }

@@ -118,12 +118,21 @@ impl FakeAri {
     /// A caller enters the application; their channel.
     pub fn call(&self, id: &str, args: &[&str]) -> String {
         self.inner.lock().channels.insert(id.to_owned(), true);
-        self.event(&json!({"type": "StasisStart", "args": args, "channel": self.inner.channel(id)}));
+        self.event(&json!({"type": "StasisStart", "args": args, "channel": self.inner.channel(id, true)}));
         id.to_owned()
     }
 
     pub fn hang_up(&self, id: &str) {
         self.inner.end(id);
+    }
+
+    /// Somebody else takes the caller into the dialplan, and nobody is told.
+    pub fn take_away(&self, id: &str) {
+        let mut state = self.inner.lock();
+        state.channels.insert(id.to_owned(), false);
+        for channels in state.bridges.values_mut() {
+            channels.remove(id);
+        }
     }
 
     /// Every media channel ends, as it does when Hark hangs up.
@@ -146,10 +155,10 @@ impl FakeAri {
     }
 
     /// Puts something there that was left over.
-    pub fn leave(&self, channel: Option<&str>, bridge: Option<&str>) {
+    pub fn leave(&self, channels: &[&str], bridge: &str) {
         let mut state = self.inner.lock();
-        state.channels.extend(channel.map(|id| (id.to_owned(), true)));
-        state.bridges.extend(bridge.map(|id| (id.to_owned(), BTreeSet::new())));
+        state.channels.extend(channels.iter().map(|id| ((*id).to_owned(), true)));
+        state.bridges.insert(bridge.to_owned(), channels.iter().map(|id| (*id).to_owned()).collect());
     }
 
     pub fn subscribers(&self) -> usize {
@@ -202,9 +211,10 @@ impl Inner {
         self.state.lock().unwrap()
     }
 
-    fn channel(&self, id: &str) -> Value {
+    fn channel(&self, id: &str, in_app: bool) -> Value {
+        let app = if in_app { "Stasis" } else { "Dial" };
         json!({"id": id, "name": "PJSIP/phone-1", "state": "Ring", "caller": {"name": "Eve", "number": "2000"},
-               "dialplan": {"context": "c", "exten": "5011", "priority": 1, "app_name": "Stasis", "app_data": self.app}})
+               "dialplan": {"context": "c", "exten": "5011", "priority": 1, "app_name": app, "app_data": self.app}})
     }
 
     fn tell(&self, kind: &str, id: &str) {
@@ -253,8 +263,8 @@ impl Inner {
                 (200, json!({"name": self.app, "channel_ids": ids}))
             }
             ("GET", ["channels"]) => {
-                let ids: Vec<_> = self.lock().channels.keys().cloned().collect();
-                (200, ids.iter().map(|id| self.channel(id)).collect())
+                let channels = self.lock().channels.clone();
+                (200, channels.iter().map(|(id, in_app)| self.channel(id, *in_app)).collect())
             }
             ("GET", ["bridges"]) => {
                 let state = self.lock();
