@@ -4,6 +4,7 @@
 mod announced;
 mod ari;
 mod calls;
+mod control;
 mod durable;
 mod media;
 mod recording;
@@ -22,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 pub use self::announced::Announced;
-use self::{ari::Pbxs, calls::Calls, media::Media, recording::Recordings, sound::Sounds};
+use self::{ari::Pbxs, calls::Calls, control::Controls, media::Media, recording::Recordings, sound::Sounds};
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
     api,
@@ -159,7 +160,7 @@ impl App {
         let recordings = Arc::new(Recordings::start(&config, http_addr).map_err(BindError::Recorder)?);
         recordings.export(&metrics);
         let registry = Arc::new(Registry::default());
-        let state = api::State {
+        let mut state = api::State {
             recordings: Some(recordings.dir()),
             registry: Arc::clone(&registry),
             announcements: Arc::clone(&announcements),
@@ -170,9 +171,11 @@ impl App {
             allow_hosts: config.routing.allow_hosts.clone().into(),
             sts_url: config.agent.sts_url.as_deref().filter(|url| *url != "builtin:").map(Into::into),
             store: store.clone(),
+            control: None,
             token: config.http.token.clone().filter(|token| !token.is_empty()),
         };
         let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state);
+        state.control = Some(Arc::new(Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami)));
         let (sender, events) = mpsc::channel(EVENTS);
         let calls = Arc::new(Calls {
             agent: Arc::new(config.agent.clone()),

@@ -1,6 +1,7 @@
 //! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`, `/api/webhooks`, `/api/recordings`, `/api/calls`.
 
 mod announce;
+mod calls;
 mod ready;
 mod recordings;
 mod routes;
@@ -16,8 +17,9 @@ use std::{
 };
 
 pub use announce::announce_call;
-#[doc(hidden)]
 pub use announce::{fuzz_answer, fuzz_body};
+pub use calls::{Control, Later};
+#[doc(hidden)]
 use ipnet::IpNet;
 pub use ready::{NotReady, Readiness};
 use serde::Deserialize;
@@ -85,6 +87,8 @@ pub struct State<A> {
     pub recordings: Option<Arc<Path>>,
     /// The live calls, for `/api/calls`.
     pub registry: Arc<Registry>,
+    /// Whoever can do things with live calls.
+    pub control: Option<Arc<dyn Control>>,
     /// What `/api` wants to be told; `None`: it answers on loopback only.
     pub token: Option<Token>,
 }
@@ -102,6 +106,7 @@ impl<A> Clone for State<A> {
             store: self.store.clone(),
             recordings: self.recordings.clone(),
             registry: Arc::clone(&self.registry),
+            control: self.control.clone(),
             token: self.token.clone(),
         }
     }
@@ -122,6 +127,7 @@ impl<A: Announcements> State<A> {
             store: None,
             recordings: None,
             registry: Arc::default(),
+            control: None,
             token: None,
         }
     }

@@ -170,9 +170,9 @@ pub enum Command {
     Hangup(EndReason),
     /// End the call for this reason, once what the agent is saying has been heard.
     Finish(EndReason),
-    /// The caller is to be given to somebody else: once what the agent is saying has been heard, [`Output::HeardOut`]; until
-    /// [`Command::TakeBack`] the agent neither hears nor says anything more.
-    HandOver,
+    /// The PBX is to take the caller away: once what the agent is saying has been heard, [`Output::HeardOut`]; until
+    /// [`Command::TakeBack`] the agent neither hears nor says anything more. The reason is the call's when the leg is gone then.
+    HandOver(EndReason),
     /// The caller was not given away: the agent goes on, with this.
     TakeBack(Option<Say>),
     /// Send keys to the caller's side, as tones in the audio.

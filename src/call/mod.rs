@@ -12,6 +12,7 @@ mod latency;
 mod link;
 mod machine;
 mod playout;
+mod request;
 mod tape;
 mod turn;
 
@@ -27,5 +28,6 @@ pub use link::{
 };
 pub use machine::{Call, Mode, Setup, Stats};
 pub use playout::Budget;
+pub use request::{Origination, Refusal, Refused, Request, Target};
 pub use tape::{Sink, Tap, Tape};
 pub use turn::{Ending, Lexicon, Rules, VOICE_MS, Weight, languages};

@@ -34,6 +34,10 @@ const SETTINGS: &[(&str, &str)] = &[
 
 /// Variables of our own that are a setting under another name: they say nothing about what AVR's users expect.
 const OURS: &[(&str, &str)] = &[
+    ("AMI_HOST", "ami.host"),
+    ("AMI_PASSWORD", "ami.password"),
+    ("AMI_PORT", "ami.port"),
+    ("AMI_USERNAME", "ami.username"),
     ("ARI_URL", "ari.url"),
     ("ARI_USERNAME", "ari.username"),
     ("ARI_PASSWORD", "ari.password"),

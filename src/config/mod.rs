@@ -31,7 +31,7 @@ pub use self::{
 };
 use crate::{
     agent, api,
-    asterisk::{ari, audiosocket},
+    asterisk::{ami, ari, audiosocket},
     audio, call, net, recording, webhook,
 };
 
@@ -45,6 +45,8 @@ pub struct Config {
     pub audiosocket: audiosocket::Config,
     /// PBXs with ARI.
     pub ari: ari::Config,
+    /// Asterisk's Manager Interface.
+    pub ami: ami::Config,
     /// The HTTP service.
     pub http: api::Config,
     /// The AI services.
@@ -238,6 +240,7 @@ impl Config {
         let config = Self {
             audiosocket: merged.section("audiosocket", &mut faults),
             ari: merged.section("ari", &mut faults),
+            ami: merged.section("ami", &mut faults),
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
@@ -264,6 +267,7 @@ impl Default for Config {
         Self {
             audiosocket: audiosocket::Config::default(),
             ari: ari::Config::default(),
+            ami: ami::Config::default(),
             http: api::Config::default(),
             agent: agent::Config::default(),
             call: call::Config::default(),

@@ -52,6 +52,20 @@ impl Registry {
         wanted.map(|(call, entry)| (*call, entry.commands.clone())).collect()
     }
 
+    /// The calls that have this identity, or this UUID on the wire.
+    #[must_use]
+    pub fn entries(&self, id: Uuid) -> Vec<(CallId, Entry)> {
+        let calls = self.lock();
+        let wanted = calls.iter().filter(|(call, entry)| Uuid::from(**call) == id || entry.uuid == id);
+        wanted.map(|(call, entry)| (*call, entry.clone())).collect()
+    }
+
+    /// All calls.
+    #[must_use]
+    pub fn all(&self) -> Vec<(CallId, Entry)> {
+        self.lock().iter().map(|(call, entry)| (*call, entry.clone())).collect()
+    }
+
     /// How many calls are live.
     #[must_use]
     pub fn len(&self) -> usize {

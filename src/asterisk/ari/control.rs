@@ -120,6 +120,16 @@ impl Control {
         }
     }
 
+    /// Has the first PBX make a call between an endpoint and a place of its dialplan: context, extension, priority.
+    ///
+    /// # Errors
+    /// There is no PBX, or it does not.
+    pub async fn place(&self, endpoint: &str, place: [&str; 3], caller_id: Option<&str>) -> Result<(), ControlError> {
+        let _turn = self.turns.try_acquire().map_err(|_| ControlError::Busy)?;
+        let pbx = self.pbxs.first().ok_or(ControlError::NoPbx)?;
+        Ok(pbx.rest.place(endpoint, place, caller_id).await?)
+    }
+
     /// The value of a variable or dialplan function of the caller's channel.
     ///
     /// # Errors

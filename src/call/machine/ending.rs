@@ -25,11 +25,11 @@ impl Call {
             State::Draining { reason } if self.heard_out_by.is_some_and(|until| now >= until) => {
                 self.finish(reason, now, out);
             }
-            State::HandingOver { until, told: false } if self.is_heard_out() || now >= until => {
+            State::HandingOver { reason, until, told: false } if self.is_heard_out() || now >= until => {
                 if self.is_agent_speaking() {
                     self.cut(now, out);
                 }
-                self.state = State::HandingOver { until, told: true };
+                self.state = State::HandingOver { reason, until, told: true };
                 out.push(Output::HeardOut);
             }
             State::HandingOver { .. } | State::Draining { .. } | State::Finishing { .. } | State::Over => {}

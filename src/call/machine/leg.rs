@@ -25,7 +25,7 @@ impl Call {
                 self.leg_gone = true;
                 let reason = match (self.state, cause) {
                     (State::Draining { reason }, _) => reason,
-                    (State::HandingOver { told: true, .. }, _) => EndReason::Transferred,
+                    (State::HandingOver { reason, told: true, .. }, _) => reason,
                     (_, Cause::Normal) => EndReason::CallerHangup,
                     (_, Cause::Idle) => EndReason::LegIdle,
                     (_, Cause::Lost) => EndReason::LegLost,

@@ -118,6 +118,7 @@ enum State {
     },
     /// The caller is to be given to somebody else; the agent is heard out.
     HandingOver {
+        reason: EndReason,
         until: Instant,
         told: bool,
     },
@@ -351,9 +352,9 @@ impl Call {
                     self.state = State::Draining { reason };
                 }
             }
-            Command::HandOver => {
+            Command::HandOver(reason) => {
                 if self.state == State::Live {
-                    self.state = State::HandingOver { until: self.hear_out(now), told: false };
+                    self.state = State::HandingOver { reason, until: self.hear_out(now), told: false };
                 }
             }
             Command::TakeBack(say) => self.take_back(say, now, out),

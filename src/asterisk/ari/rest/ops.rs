@@ -245,6 +245,15 @@ impl Rest {
         self.read(POST, &["channels"], &query, Some(&json!({"variables": variables}))).await
     }
 
+    /// Calls an endpoint, and gives it to a place of the dialplan (context, extension, priority) when it answers.
+    pub async fn place(&self, endpoint: &str, place: [&str; 3], caller_id: Option<&str>) -> Result<(), Error> {
+        let [context, exten, priority] = place;
+        let mut query =
+            vec![("endpoint", endpoint), ("context", context), ("extension", exten), ("priority", priority)];
+        query.extend(caller_id.map(|id| ("callerId", id)));
+        self.ask(POST, &["channels"], &query, Some(&json!({}))).await.map(drop)
+    }
+
     /// Makes a channel without calling: it can be bridged before [`Self::dial`], so that early media is heard.
     pub async fn create(&self, origin: Origin<'_>, variables: &Map<String, Value>) -> Result<Channel, Error> {
         let mut query = vec![("endpoint", origin.endpoint), ("app", origin.app), ("channelId", origin.id)];

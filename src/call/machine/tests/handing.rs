@@ -15,7 +15,7 @@ fn the_sentence_being_spoken_is_heard_before_the_caller_is_given_away_and_nothin
     let mut sim = Sim::new(CASCADE, Config::default());
     sim.speak(1, 2_000);
     sim.run(500);
-    command(&mut sim, Command::HandOver);
+    command(&mut sim, Command::HandOver(EndReason::Transferred));
     let spoken = sim.spoken;
     sim.speak(2, 3_000);
     // words of theirs cut nothing any more
@@ -38,7 +38,7 @@ fn the_sentence_being_spoken_is_heard_before_the_caller_is_given_away_and_nothin
 #[test]
 fn a_caller_who_hangs_up_before_that_hung_up() {
     let mut sim = talking(Config::default());
-    command(&mut sim, Command::HandOver);
+    command(&mut sim, Command::HandOver(EndReason::Transferred));
     sim.run(200);
     sim.handle(Input::Leg(LegEvent::Hangup(Cause::Normal)));
     sim.run(3_000);
@@ -49,13 +49,13 @@ fn a_caller_who_hangs_up_before_that_hung_up() {
 fn an_agent_that_is_silent_is_heard_out_at_once_and_one_without_end_after_15_s() {
     let mut sim = Sim::new(CASCADE, Config::default());
     sim.run(1_000);
-    command(&mut sim, Command::HandOver);
+    command(&mut sim, Command::HandOver(EndReason::Transferred));
     sim.run(40);
     assert_eq!(sim.told("HeardOut").len(), 1);
     let mut sim = Sim::new(CASCADE, Config::default());
     sim.speak(1, 60_000);
     sim.run(100);
-    command(&mut sim, Command::HandOver);
+    command(&mut sim, Command::HandOver(EndReason::Transferred));
     sim.run(14_900);
     assert!(sim.told("HeardOut").is_empty());
     sim.run(200);
@@ -68,7 +68,7 @@ fn an_agent_that_is_silent_is_heard_out_at_once_and_one_without_end_after_15_s()
 fn a_caller_who_comes_back_is_talked_to_and_heard() {
     let mut sim = Sim::new(CASCADE, Config::default());
     sim.speak(1, 500);
-    command(&mut sim, Command::HandOver);
+    command(&mut sim, Command::HandOver(EndReason::Transferred));
     sim.run(2_000);
     let say = Say { text: "Nobody answers.".to_owned(), protect: false };
     command(&mut sim, Command::TakeBack(Some(say)));
