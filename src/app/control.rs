@@ -159,12 +159,28 @@ impl Controls {
 
     async fn transfer(&self, uuid: Uuid, target: Target) -> Result<(), Refused> {
         let Target { context, exten, priority } = target;
-        let place = ari::Target {
+        // Asterisk accepts a place that does not exist, and hangs up there
+        let place = |context: &str| {
+            let priority = priority.as_deref().unwrap_or("1");
+            (format!("DIALPLAN_EXISTS({context},{exten},{priority})"), format!("{context},{exten},{priority}"))
+        };
+        let context_now = match &context {
+            Some(context) => Some(context.clone()),
+            None => self.pbxs.variable(uuid, "CONTEXT").await.ok().flatten(),
+        };
+        if let Some(context) = context_now {
+            let (function, name) = place(&context);
+            // without func_dialplan nobody knows
+            if self.pbxs.variable(uuid, &function).await.ok().flatten().as_deref() == Some("0") {
+                return Err(no_such_place(&name));
+            }
+        }
+        let there = ari::Target {
             context: context.clone(),
             exten: Some(exten.clone()),
             priority: priority.clone().or(Some("1".to_owned())),
         };
-        let by_ari = self.pbxs.order(uuid, ari::Order::Continue(place)).await;
+        let by_ari = self.pbxs.order(uuid, ari::Order::Continue(there)).await;
         let (Err(ControlError::NoPbx | ControlError::NoCall(_) | ControlError::NotInStasis(_)), Some(ami)) =
             (&by_ari, &self.ami)
         else {
@@ -175,6 +191,10 @@ impl Controls {
             Some(context) => context,
             None => ami.context(&channel).await?.ok_or_else(|| unknown_channel(uuid))?,
         };
+        let (function, name) = place(&context);
+        if ami.variable(&channel, &function).await.is_ok_and(|exists| exists == "0") {
+            return Err(no_such_place(&name));
+        }
         Ok(ami.redirect(&channel, &context, &exten, priority.as_deref().unwrap_or("1")).await?)
     }
 
@@ -245,6 +265,13 @@ fn tell(call: &Found, taken: Result<(), Refused>, done: &str) -> Result<(), Refu
 
 const fn refused(kind: Refusal, code: &'static str, message: String) -> Refused {
     Refused { kind, code, message }
+}
+
+fn no_such_place(name: &str) -> Refused {
+    let message = format!(
+        "the PBX has no {name} (context,extension,priority) in its dialplan: `dialplan show` lists what there is"
+    );
+    refused(Refusal::Impossible, "call.no_such_place", message)
 }
 
 fn unknown_channel(uuid: Uuid) -> Refused {

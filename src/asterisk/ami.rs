@@ -176,6 +176,21 @@ impl Ami {
         .await
     }
 
+    /// What a variable or dialplan function is for the channel.
+    ///
+    /// # Errors
+    /// AMI cannot be asked, or does not say.
+    pub async fn variable(&self, channel: &str, name: &str) -> Result<String, Error> {
+        self.within(async {
+            let mut session = self.login().await?;
+            session.write("Getvar", &[("Channel", channel), ("Variable", name)]).await?;
+            let answer = session.response().await?;
+            session.success("Getvar", &answer)?;
+            Ok(value(&answer, "value").to_owned())
+        })
+        .await
+    }
+
     /// Hangs the channel up.
     ///
     /// # Errors

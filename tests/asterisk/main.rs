@@ -11,6 +11,7 @@ mod ari_control;
 mod ari_faults;
 mod bench_call;
 mod calls;
+mod control;
 mod conversation;
 mod endings;
 mod fallback;

@@ -87,6 +87,17 @@ impl Lab {
         Self::begin(gateway, Some(ari)).await
     }
 
+    /// The same with AMI at this address.
+    pub async fn with_ami(gateway: Gateway, ami: SocketAddr) -> Self {
+        let dir = tempfile::Builder::new().prefix("hark-lab-").tempdir().expect("a temporary directory");
+        let sip = free_udp_port();
+        write_configuration(dir.path(), &rootfs(), sip, gateway);
+        let text = include_str!("../../../asterisk-conf/ami/manager.conf");
+        let text = text.replace("port=5038", &format!("port={}", ami.port()));
+        std::fs::write(dir.path().join("etc/manager.conf"), text).expect("write");
+        Self::boot(dir, sip).await
+    }
+
     async fn begin(gateway: Gateway, ari: Option<SocketAddr>) -> Self {
         let dir = tempfile::Builder::new().prefix("hark-lab-").tempdir().expect("a temporary directory");
         let sip = free_udp_port();
