@@ -54,7 +54,7 @@ fn reports(config: &mut hark::config::Config) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_waits_for_the_sentence_and_the_operator_has_the_caller() {
     let world = World::start(reports).await;
-    let World { service, hark, lab } = &world;
+    let World { service, hark, lab, .. } = &world;
     let http = hark.gateway.http.expect("HTTP is on");
     let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
     session.until(|record| !record.audio.is_empty()).await;
@@ -78,7 +78,7 @@ async fn a_transfer_waits_for_the_sentence_and_the_operator_has_the_caller() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_waits_for_the_sentence_and_carries_its_cause() {
     let world = World::start(reports).await;
-    let World { service, hark, lab } = &world;
+    let World { service, hark, lab, .. } = &world;
     let http = hark.gateway.http.expect("HTTP is on");
     let (mut call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
     session.until(|record| !record.audio.is_empty()).await;
@@ -171,7 +171,7 @@ async fn a_transfer_to_a_pbx_that_does_not_do_it_leaves_the_caller_with_the_agen
 #[tokio::test(flavor = "multi_thread")]
 async fn by_ari_too_a_place_that_does_not_exist_is_refused() {
     let world = World::start(reports).await;
-    let World { service, hark, lab } = &world;
+    let World { service, hark, lab, .. } = &world;
     let http = hark.gateway.http.expect("HTTP is on");
     let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
     session.until(|record| !record.audio.is_empty()).await;
