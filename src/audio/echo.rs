@@ -84,16 +84,18 @@ impl Echo {
     fn search(&self, lags: std::ops::Range<usize>, least: f32) -> Option<usize> {
         let heard = &self.heard.samples;
         let mut best = (0.0, 0);
-        let mut played = None;
+        let mut played: Option<f64> = None;
         for lag in lags {
             let from = LONGEST - lag;
             let window = &self.played.samples[from..from + WINDOW];
-            // the window moves back by one sample: one comes, one goes
+            // the window moves back by one sample: one comes, one goes; summed precisely, as what is quiet may follow what is loud
+            let square = |sample: f32| f64::from(sample).powi(2);
             let power = match played {
-                Some(power) => power + window[0].powi(2) - self.played.samples[from + WINDOW].powi(2),
-                None => energy(window),
+                Some(power) => power + square(window[0]) - square(self.played.samples[from + WINDOW]),
+                None => f64::from(energy(window)),
             };
             played = Some(power);
+            let power = power as f32;
             if power < AUDIBLE * WINDOW as f32 {
                 continue;
             }
