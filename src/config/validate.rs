@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use url::Url;
+use url::{Host, Url};
 
 use super::{
     Config, Merged,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     agent::{Overrides, Route, RouteError},
-    asterisk::ari::Endpoint,
+    asterisk::ari::{Endpoint, Pbx},
     webhook::Redaction,
 };
 
@@ -298,6 +298,17 @@ fn pbxs(config: &Config, merged: &Merged, faults: &mut Faults) {
     }
 }
 
+/// Whether a PBX is on this machine, as far as its URL tells.
+fn is_here(pbx: &Pbx) -> bool {
+    let endpoint = pbx.url.as_deref().and_then(|url| Endpoint::parse(pbx, url).ok());
+    // one that cannot be read is a fault anyway
+    endpoint.as_ref().and_then(|endpoint| endpoint.base().host()).is_none_or(|host| match host {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
+    })
+}
+
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
@@ -319,6 +330,16 @@ fn notices(config: &mut Config, merged: &Merged) {
                 let (name, sts) = (merged.written(key).0, merged.written("agent.sts_url").0);
                 config.notices.push(format!("{name} is ignored, because {sts} is set"));
             }
+        }
+    }
+    for (name, pbx) in config.ari.all() {
+        let listen = config.audiosocket.listen;
+        if listen.ip().is_loopback() && pbx.media_host.is_none() && !is_here(pbx) {
+            let app = &pbx.app;
+            config.notices.push(format!(
+                "the PBX {name} is on another machine and cannot send audio to audiosocket.listen = {listen}: calls of Stasis({app}) would go on in \
+                 their dialplan. Listen on an address that it reaches (PORT=5001 is 0.0.0.0:5001), or set ari.media_host"
+            ));
         }
     }
     if config.http.enabled && !config.http.listen.ip().is_loopback() && config.http.allow.is_empty() {
@@ -368,6 +389,11 @@ mod tests {
         assert_eq!(config.ari.pbx["branch"].headers, ["X-A"]);
         assert_eq!(config.ari.pbx["branch"].after, crate::asterisk::ari::After::Hangup);
         assert!(!format!("{config:?} {:?}", config.ari).contains("hunter2"), "{config:?}");
+        let told = |config: &Config| config.notices.iter().filter(|notice| notice.contains("ari.media_host")).count();
+        assert_eq!(told(&config), 2, "{:?}", config.notices);
+        let here = loaded("[ari]\nurl = \"http://127.0.0.1:8088\"", &[]).unwrap_or_else(|faults| panic!("{faults}"));
+        let open = loaded(file, &[("PORT", "5001")]).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!((told(&here), told(&open)), (0, 0));
         // a PBX says nothing about what AVR's users expect of HTTP
         assert!(config.http.enabled);
 

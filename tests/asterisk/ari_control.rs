@@ -79,6 +79,45 @@ async fn variables_keys_hold_music_and_silence() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_sends_the_phone_elsewhere() {
+    let world = World::start(|_| {}).await;
+    let (call, _, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    order(&world, uuid, Order::Redirect("PJSIP/phone/sip:999@127.0.0.1:9".to_owned())).await;
+    let to = call.referred().await;
+    assert!(to.contains("sip:999@127.0.0.1:9"), "{to}");
+    call.hang_up().await;
+    world.empty().await;
+    // killed: asked to stop, this Asterisk would wait for the NOTIFY of a phone that sends none
+    world.hark.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asterisk_plays_and_records() {
+    let world = World::start(|_| {}).await;
+    let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    session.until(|record| !record.audio.is_empty()).await;
+    order(&world, uuid, Order::Play("tone:1004/1000".to_owned(), "a-tone".to_owned())).await;
+    let tone =
+        |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().filter(|s| s.unsigned_abs() > 2_000).count() > SECOND / 4;
+    assert!(call.rtp.wait(Duration::from_secs(5), tone).await, "no tone");
+    order(&world, uuid, Order::StopPlayback("a-tone".to_owned())).await;
+    order(&world, uuid, Order::Record("the-call".to_owned(), "wav".to_owned())).await;
+    let before = session.record().audio.len();
+    call.rtp.play(&noise(SECOND, 61));
+    call.rtp.played().await;
+    // a recorder is in the bridge, and the agent still hears the caller
+    session.until(|record| record.audio[before..].iter().filter(|s| s.unsigned_abs() > 100).count() > SECOND / 2).await;
+    order(&world, uuid, Order::StopRecording("the-call".to_owned())).await;
+    call.hang_up().await;
+    world.empty().await;
+    let recording =
+        hound::WavReader::open(world.lab.dir().join("spool/recording/the-call.wav")).expect("the recording");
+    let loud = recording.into_samples::<i16>().filter(|s| s.as_ref().is_ok_and(|s| s.unsigned_abs() > 500)).count();
+    assert!(loud > SECOND / 2, "only {loud} loud samples");
+    world.stop().await;
+}
+
 /// Calls that no Stasis application has: what is found of them, and what Asterisk lets be done.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_of_plain_audiosocket_calls_are_found() {
@@ -99,7 +138,7 @@ async fn callers_of_plain_audiosocket_calls_are_found() {
             Order::Continue(Target::default()),
             Order::Hold(true),
             Order::Dtmf("1".to_owned()),
-            Order::Play("sound:beep".to_owned()),
+            Order::Play("sound:beep".to_owned(), "a-beep".to_owned()),
             Order::Redirect("PJSIP/sip:1@127.0.0.1".to_owned()),
         ] {
             assert_eq!(control.order(uuid, refused).await, Err(ControlError::NotInStasis(uuid)));

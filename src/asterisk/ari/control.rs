@@ -48,9 +48,12 @@ pub enum Order {
     Ringback(bool),
     /// Set a channel variable.
     SetVariable(String, String),
-    /// Play this to the caller, e.g. `sound:demo-congrats`.
-    Play(String),
-    /// Record the caller into a file of Asterisk's own: name and format.
+    /// Play this, e.g. `sound:demo-congrats`, to the caller, as a playback of this name. Until it has ended nothing of the caller is heard, and
+    /// a `tone:` does not end by itself.
+    Play(String, String),
+    /// End the playback of this name.
+    StopPlayback(String),
+    /// Record both sides into a file of Asterisk's own: name and format, e.g. `wav`.
     Record(String, String),
     /// End that recording.
     StopRecording(String),
@@ -97,7 +100,8 @@ impl ControlError {
 struct Caller<'a> {
     rest: &'a Rest,
     channel: String,
-    in_stasis: bool,
+    /// The bridge in which it is with its agent, if it is in the application.
+    bridge: Option<String>,
 }
 
 impl Control {
@@ -113,9 +117,9 @@ impl Control {
     /// Why it was not carried out. A place in the dialplan that does not exist is none: Asterisk accepts it and ends the call.
     pub async fn order(&self, uuid: Uuid, order: Order) -> Result<(), ControlError> {
         let _turn = self.turns.try_acquire().map_err(|_| ControlError::Busy)?;
-        let Caller { rest, channel, in_stasis } = self.find(uuid).await?;
-        match carry_out(rest, &channel, order).await {
-            Err(Error::Conflict { .. }) if !in_stasis => Err(ControlError::NotInStasis(uuid)),
+        let caller = self.find(uuid).await?;
+        match carry_out(&caller, order).await {
+            Err(Error::Conflict { .. }) if caller.bridge.is_none() => Err(ControlError::NotInStasis(uuid)),
             result => Ok(result?),
         }
     }
@@ -146,19 +150,19 @@ impl Control {
     /// There is none, or no PBX can be asked.
     pub async fn caller(&self, uuid: Uuid) -> Result<(String, bool), ControlError> {
         let caller = self.find(uuid).await?;
-        Ok((caller.channel, caller.in_stasis))
+        Ok((caller.channel, caller.bridge.is_some()))
     }
 
     async fn find(&self, uuid: Uuid) -> Result<Caller<'_>, ControlError> {
         for pbx in &*self.pbxs {
             if let Some(placed) = pbx.registry.find(uuid).into_iter().next() {
-                return Ok(Caller { rest: &pbx.rest, channel: placed.caller, in_stasis: true });
+                return Ok(Caller { rest: &pbx.rest, channel: placed.caller, bridge: Some(placed.bridge) });
             }
         }
         let mut fault = None;
         for pbx in &*self.pbxs {
             match plain(&pbx.rest, uuid).await {
-                Ok(Some(channel)) => return Ok(Caller { rest: &pbx.rest, channel, in_stasis: false }),
+                Ok(Some(channel)) => return Ok(Caller { rest: &pbx.rest, channel, bridge: None }),
                 Ok(None) => {}
                 Err(error) => fault = Some(error),
             }
@@ -171,7 +175,8 @@ impl Control {
     }
 }
 
-async fn carry_out(rest: &Rest, channel: &str, order: Order) -> Result<(), Error> {
+async fn carry_out(caller: &Caller<'_>, order: Order) -> Result<(), Error> {
+    let Caller { rest, channel, bridge } = caller;
     match order {
         Order::Hangup(cause) => rest.hang_up(channel, cause).await,
         Order::Continue(target) => rest.go_on(channel, &target).await,
@@ -182,8 +187,12 @@ async fn carry_out(rest: &Rest, channel: &str, order: Order) -> Result<(), Error
         Order::Moh(on) => rest.moh(channel, on).await,
         Order::Ringback(on) => rest.ringback(channel, on).await,
         Order::SetVariable(name, value) => rest.set_variable(channel, &name, &value).await,
-        Order::Play(media) => rest.play(channel, &media, &Uuid::now_v7().to_string()).await,
-        Order::Record(name, format) => rest.record(channel, &name, &format).await,
+        Order::Play(media, playback) => rest.play(channel, &media, &playback).await,
+        Order::StopPlayback(playback) => rest.stop_playback(&playback).await,
+        Order::Record(name, format) => match bridge {
+            Some(bridge) => rest.record_bridge(bridge, &name, &format).await,
+            None => rest.record(channel, &name, &format).await,
+        },
         Order::StopRecording(name) => rest.stop_recording(&name).await,
     }
 }

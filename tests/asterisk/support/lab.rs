@@ -287,7 +287,7 @@ fn add_ari(etc: &Path, ari: SocketAddr) {
 }
 
 fn write_configuration(dir: &Path, rootfs: &Path, sip: SocketAddr, gateway: Gateway) {
-    for sub in ["etc", "varlib", "db", "keys/keys", "agi", "spool/monitor", "run", "log"] {
+    for sub in ["etc", "varlib", "db", "keys/keys", "agi", "spool/monitor", "spool/recording", "run", "log"] {
         std::fs::create_dir_all(dir.join(sub)).expect("a directory in the lab's directory");
     }
     let etc = dir.join("etc");

@@ -47,6 +47,8 @@ struct Dialog {
     tag: String,
     uri: String,
     sdp: String,
+    /// Where the PBX sends us (`Refer-To`).
+    referred: watch::Sender<Option<String>>,
     /// Set by the 200 OK: where requests in the dialog go, and with whose tag.
     remote: watch::Sender<(String, Option<String>)>,
     branch: String,
@@ -72,6 +74,7 @@ impl Call {
         let dialog = Arc::new(Dialog {
             sdp: offer(codec, rtp.port()),
             remote: watch::Sender::new((uri.clone(), None)),
+            referred: watch::Sender::new(None),
             branch: token(),
             call_id: token(),
             tag: format!("{from};tag={}", token()),
@@ -109,6 +112,13 @@ impl Call {
             State::HungUp { reason, .. } => reason.clone(),
             other => panic!("not hung up but {other:?}"),
         }
+    }
+
+    /// Wait until the PBX sends us to somebody else, and say to whom.
+    pub async fn referred(&self) -> String {
+        let mut referred = self.dialog.referred.subscribe();
+        let told = timeout(Duration::from_secs(5), referred.wait_for(Option::is_some)).await;
+        told.expect("no REFER came").expect("the dialog lives").clone().expect("waited for")
     }
 
     /// Hang up and wait for the PBX to agree.
@@ -197,6 +207,10 @@ async fn listen(dialog: Arc<Dialog>, tell: watch::Sender<State>, answer: tokio::
                     }
                     news
                 });
+            }
+            (None, "REFER") => {
+                dialog.referred.send_replace(message.header("refer-to").map(str::to_owned));
+                dialog.send(&message.response("202 Accepted")).await;
             }
             (None, "OPTIONS" | "NOTIFY" | "INFO" | "UPDATE") => {
                 dialog.send(&message.response("200 OK")).await;

@@ -180,7 +180,7 @@ impl Rest {
         self.tell(DELETE, &["playbacks", playback], &[]).await
     }
 
-    /// Records it into a file of Asterisk's own.
+    /// Records what comes from it into a file of Asterisk's own, once it is in no bridge; in one, [`Self::record_bridge`] records.
     pub async fn record(&self, id: &str, name: &str, format: &str) -> Result<(), Error> {
         let query = [("name", name), ("format", format), ("ifExists", "overwrite")];
         self.tell(POST, &["channels", id, "record"], &query).await
@@ -288,6 +288,12 @@ impl Rest {
     /// Takes channels out of it.
     pub async fn remove_from_bridge(&self, id: &str, channels: &[&str]) -> Result<(), Error> {
         self.tell(POST, &["bridges", id, "removeChannel"], &[("channel", &channels.join(","))]).await
+    }
+
+    /// Records everybody in it into a file of Asterisk's own. Needs bridge_softmix.so and chan_bridge_media.so.
+    pub async fn record_bridge(&self, id: &str, name: &str, format: &str) -> Result<(), Error> {
+        let query = [("name", name), ("format", format), ("ifExists", "overwrite")];
+        self.tell(POST, &["bridges", id, "record"], &query).await
     }
 
     /// Ends it; the channels in it stay.
