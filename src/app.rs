@@ -10,6 +10,7 @@ mod media;
 mod recording;
 mod sound;
 mod turns;
+mod websocket;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ use self::{ari::Pbxs, calls::Calls, control::Controls, media::Media, recording::
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
     api,
-    asterisk::audiosocket,
+    asterisk::{Arrival, audiosocket, websocket::Listener as WebSocketListener},
     call::{Budget, CallEvent, Envelope, Rules},
     config::{Config, WhenBroken},
     net,
@@ -92,6 +93,7 @@ pub struct App {
     config: Config,
     audiosocket: audiosocket::Listener,
     audiosocket_addr: SocketAddr,
+    websocket: Option<WebSocketListener>,
     http: Option<TcpListener>,
     http_addr: Option<SocketAddr>,
     media: Media,
@@ -129,6 +131,14 @@ impl App {
             .map_err(listen("audiosocket.listen", config.audiosocket.listen))?;
         let audiosocket_addr =
             audiosocket.local_addr().map_err(listen("audiosocket.listen", config.audiosocket.listen))?;
+        let websocket = match config.websocket.listen {
+            Some(address) => Some(
+                WebSocketListener::bind(address, &config.websocket)
+                    .await
+                    .map_err(listen("websocket.listen", address))?,
+            ),
+            None => None,
+        };
         let http = match config.http.enabled {
             true => Some(api::bind(&config.http).await.map_err(listen("http.listen", config.http.listen))?),
             false => None,
@@ -152,6 +162,9 @@ impl App {
         let webhooks = Webhooks::with_store(&config.webhooks, clients, (outbox, kept), &tracker, delivery.clone());
         let metrics = Arc::new(Metrics::default());
         export(&metrics, &audiosocket, &webhooks);
+        if let Some(websocket) = &websocket {
+            websocket::export(&metrics, websocket);
+        }
         if let Some(store) = &store {
             durable::export(&metrics, store);
         }
@@ -190,6 +203,7 @@ impl App {
             permits: Arc::new(Semaphore::new(config.limits.max_calls)),
             max_calls: config.limits.max_calls,
             announcements,
+            announcer: websocket::Announcer::new(state.clone()),
             registry,
             recordings,
             metrics,
@@ -207,6 +221,7 @@ impl App {
             config,
             audiosocket,
             audiosocket_addr,
+            websocket,
             http,
             http_addr,
             media,
@@ -225,6 +240,12 @@ impl App {
     #[must_use]
     pub const fn audiosocket_addr(&self) -> SocketAddr {
         self.audiosocket_addr
+    }
+
+    /// Where Asterisk's WebSocket connections are taken, if at all.
+    #[must_use]
+    pub fn websocket_addr(&self) -> Option<SocketAddr> {
+        self.websocket.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Where HTTP requests are taken, if at all.
@@ -264,8 +285,21 @@ impl App {
     }
 
     async fn serve(self, shutdown: CancellationToken) -> Summary {
-        let Self { config, mut audiosocket, http, media, calls, events, state, tracker, delivery, store, pbxs, .. } =
-            self;
+        let Self {
+            config,
+            mut audiosocket,
+            websocket,
+            http,
+            media,
+            calls,
+            events,
+            state,
+            tracker,
+            delivery,
+            store,
+            pbxs,
+            ..
+        } = self;
         pbxs.begin();
         let (webhooks, readiness) = (state.webhooks.clone(), Arc::clone(&state.readiness));
         let http_stop = CancellationToken::new();
@@ -288,15 +322,16 @@ impl App {
         tracker.spawn(delivery.clone().run_until_cancelled_owned(unconnected));
         let event_task = tokio::spawn(deliver(events, webhooks.clone(), Arc::clone(&calls.recordings)));
         loop {
-            let pending = tokio::select! { biased;
+            let arrival = tokio::select! {
                 () = shutdown.cancelled() => break,
-                pending = audiosocket.accept() => pending,
+                pending = audiosocket.accept() => Arrival::AudioSocket(pending),
+                pending = websocket::accept(websocket.as_ref()) => Arrival::WebSocket(Box::new(pending)),
             };
             let calls = Arc::clone(&calls);
-            media.run(Box::new(move || Box::pin(calls.serve(pending)))).await;
+            media.run(Box::new(move || Box::pin(calls.serve(arrival)))).await;
         }
         pbxs.refuse();
-        drop(audiosocket);
+        drop((audiosocket, websocket));
         readiness.set("shutdown", "the gateway is stopping");
         let deadline = Instant::now() + Duration::from_secs(config.limits.shutdown_grace_s);
         let calls_ended = drain(&calls, deadline).await;

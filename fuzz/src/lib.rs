@@ -12,6 +12,7 @@ use hark::{
     asterisk::{
         ari,
         audiosocket::{self, wire},
+        websocket,
     },
     audio::{Rate, file, opus, wav},
     config::{Config, Sources},
@@ -53,6 +54,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wav_stream", wav_stream),
     ("webhook_template", webhook_template),
     ("webhook_texts", webhook_texts),
+    ("websocket_event", websocket_event),
 ];
 
 /// `data` in pieces of a size that it chooses itself.
@@ -317,4 +319,10 @@ pub fn webhook_texts(data: &[u8]) {
     if let Ok(after) = HeaderValue::from_str(after) {
         let _ = schedule::retry_after(&HeaderMap::from_iter([(RETRY_AFTER, after)]), SystemTime::UNIX_EPOCH);
     }
+}
+
+/// What chan_websocket says in a text message.
+pub fn websocket_event(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = websocket::wire::fuzz(&text);
 }

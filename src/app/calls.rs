@@ -19,10 +19,10 @@ use tracing::{Instrument, Span, error, info, info_span, warn};
 use url::Url;
 use uuid::Uuid;
 
-use super::{announced::Announced, recording::Recordings, sound::Sounds};
+use super::{announced::Announced, recording::Recordings, sound::Sounds, websocket::Announcer};
 use crate::{
     agent::{self, AnyAgent, Context, Outgoing, Overrides, Route, builtin::Voice},
-    asterisk::audiosocket::{self, Identified, Pending},
+    asterisk::{AnyLeg, Arrival, Identified, audiosocket},
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
     session::{Announcement, Announcements, Entry, Registry, Session, Summary},
     telemetry::metrics::Metrics,
@@ -50,6 +50,7 @@ pub(super) struct Calls {
     pub permits: Arc<Semaphore>,
     pub max_calls: usize,
     pub announcements: Arc<Announced>,
+    pub announcer: Announcer,
     pub registry: Arc<Registry>,
     pub recordings: Arc<Recordings>,
     pub metrics: Arc<Metrics>,
@@ -95,9 +96,9 @@ impl Refusal {
 
 impl Calls {
     /// Serves a connection to its end, on a media thread.
-    pub fn serve(self: Arc<Self>, pending: Pending) -> impl Future<Output = ()> {
+    pub fn serve(self: Arc<Self>, arrival: Arrival) -> impl Future<Output = ()> {
         // In a box that goes when the call has begun: what is in memory thousands of times is what a live call needs.
-        let begin = Box::pin(Arc::clone(&self).begin(pending));
+        let begin = Box::pin(Arc::clone(&self).begin(arrival));
         async move {
             let Some((session, span, live)) = begin.await else { return };
             let (id, uuid, ended) = (session.id, session.uuid, Arc::clone(&session.ended));
@@ -112,13 +113,16 @@ impl Calls {
     }
 
     /// From a connection to a session that is ready to run; `None` when it became no call, which has been logged and counted.
-    async fn begin(self: Arc<Self>, pending: Pending) -> Option<(Session<audiosocket::Leg, AnyAgent>, Span, Live)> {
-        let identified = pending.identify(&self.audiosocket).await.ok()?;
-        let uuid = identified.uuid;
-        let announcement = timeout(LOOK_UP, self.announcements.take(uuid)).await.unwrap_or_else(|_| {
+    async fn begin(self: Arc<Self>, arrival: Arrival) -> Option<(Session<AnyLeg, AnyAgent>, Span, Live)> {
+        let identified = arrival.identify(&self.audiosocket).await?;
+        let uuid = identified.uuid();
+        let mut announcement = timeout(LOOK_UP, self.announcements.take(uuid)).await.unwrap_or_else(|_| {
             warn!(%uuid, "looking up the announcement took too long: the configured services serve this call");
             None
         });
+        if let Some(about) = identified.about().filter(|about| !about.is_empty()) {
+            announcement = self.announcer.told(uuid, about, announcement).await;
+        }
         // what was said about an announced call before it came is the same call's
         let announced = announcement.as_ref().and_then(|announced| announced.call);
         let id = announced.map_or_else(CallId::new, CallId::from);
@@ -132,18 +136,18 @@ impl Calls {
         id: CallId,
         identified: Identified,
         announcement: Option<Announcement>,
-    ) -> Option<(Session<audiosocket::Leg, AnyAgent>, Live)> {
-        let uuid = identified.uuid;
+    ) -> Option<(Session<AnyLeg, AnyAgent>, Live)> {
+        let (uuid, peer) = (identified.uuid(), identified.peer());
         if let Some(announced) = &announcement {
             self.webhooks.describe(id, &announced.payload);
         }
-        let admitted = self.admit(announcement.as_ref());
+        let admitted = self.admit(&identified, announcement.as_ref());
         let outgoing = self.outgoing_for(announcement.as_ref());
         let (route, permit) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.metrics.count(&self.metrics.refused, refusal.code());
-                warn!(code = refusal.code(), peer = %identified.peer, "call refused, the dialplan goes on: {refusal}");
+                warn!(code = refusal.code(), %peer, "call refused, the dialplan goes on: {refusal}");
                 identified.refuse().await;
                 self.webhooks.refused(id, uuid, refusal.code(), None).await;
                 return None;
@@ -162,17 +166,22 @@ impl Calls {
                 "another live call has the same UUID: events of both carry it. Let the dialplan make one per call, e.g. with UUID()"
             );
         }
-        info!(peer = %identified.peer, "call started, served by {}", described(&route));
+        info!(%peer, "call started, served by {}", described(&route));
         let asked = announcement.as_ref().and_then(|announced| announced.payload.get("recording"));
         let asked = asked.and_then(serde_json::Value::as_bool);
         Some((self.session(id, identified, (route, outgoing), (orders, heard_out), asked).await, live))
     }
 
-    fn admit(&self, announcement: Option<&Announcement>) -> Result<(Route, OwnedSemaphorePermit), Refusal> {
+    fn admit(
+        &self,
+        identified: &Identified,
+        announcement: Option<&Announcement>,
+    ) -> Result<(Route, OwnedSemaphorePermit), Refusal> {
         if self.refuse.is_cancelled() {
             return Err(Refusal::Stopping);
         }
-        if self.audiosocket.require_registration && announcement.is_none() {
+        let audiosocket = matches!(identified, Identified::AudioSocket(_));
+        if audiosocket && self.audiosocket.require_registration && announcement.is_none() {
             return Err(Refusal::Unannounced);
         }
         if let Some(reason) = announcement.and_then(|announced| announced.refused.as_ref()) {
@@ -216,8 +225,8 @@ impl Calls {
         (route, outgoing): (Route, Outgoing),
         (commands, heard_out): (mpsc::Receiver<crate::call::Command>, Arc<Notify>),
         recorded: Option<bool>,
-    ) -> Session<audiosocket::Leg, AnyAgent> {
-        let uuid = identified.uuid;
+    ) -> Session<AnyLeg, AnyAgent> {
+        let uuid = identified.uuid();
         let leg = identified.into_leg().await;
         let rate = leg.rate();
         let sounds = self.sounds.at(rate).await;

@@ -70,6 +70,42 @@ stats! {
 }
 
 stats! {
+    /// What the WebSocket listener and all of its legs have counted since the start; shared by `Arc`.
+    WebSocketStats {
+    /// Connections taken.
+    connections,
+    /// Connections closed because their address is not on the allow-list.
+    denied,
+    /// Connections refused because of their user or password.
+    unauthorized,
+    /// Connections that were closed for a newcomer before they had begun a call.
+    evicted,
+    /// Connections that never began a call for any other reason.
+    unidentified,
+    /// Errors of accept(), such as too many open files.
+    accept_errors,
+    /// Audio messages from Asterisk.
+    frames_in,
+    /// Audio messages from before the channel had said what they hold, dropped.
+    frames_early,
+    /// Audio messages that could not be decoded as a whole.
+    frames_damaged,
+    /// Audio messages to Asterisk.
+    frames_out,
+    /// Audio frames that the socket, or Asterisk's queue, did not take at their time.
+    frames_refused,
+    /// Times Asterisk's queue was full.
+    xoffs,
+    /// Text messages that are no events.
+    bad_messages,
+    /// Events that mean nothing here.
+    unknown_events,
+    /// Commands that Asterisk refused.
+    errors,
+    }
+}
+
+stats! {
     /// What the connections to all PBXs have counted since the start; shared by `Arc`.
     AriStats {
     /// Events from Asterisk.

@@ -44,6 +44,10 @@ pub enum LegEvent {
     Audio(Frame),
     /// The caller pressed a key.
     Dtmf(Digit),
+    /// Playing has come to this mark ([`LegCommand::Mark`]); all before it has been reached too.
+    Marked(u32),
+    /// This flush ([`LegCommand::Flush`]) is done: no mark from before it comes any more.
+    Flushed(u32),
     /// Audio that the leg did not take (`Sent::Refused`), given back.
     Refused(Frame),
     /// The leg is gone.
@@ -66,8 +70,10 @@ pub enum Cause {
 pub enum LegCommand {
     /// Play 20 ms to the caller, now.
     Audio(Frame),
-    /// Throw away what the leg has buffered (legs that buffer).
-    Flush,
+    /// Report when playing comes to the audio that follows (legs that buffer).
+    Mark(u32),
+    /// Throw away what the leg has buffered, and report that it is done (legs that buffer).
+    Flush(u32),
     /// End the call.
     Hangup,
 }
@@ -219,6 +225,11 @@ pub trait Link: Stream<Item = Self::Event> + Unpin {
 pub trait Leg: Link<Event = LegEvent, Command = LegCommand> {
     /// The rate of all audio in both directions.
     fn rate(&self) -> Rate;
+
+    /// How far ahead of the caller's ear it may be sent audio: a leg that buffers, plays at its own pace, and knows marks and flushes.
+    fn lead(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Ends the call towards Asterisk so that the dialplan continues: what is held is written, then hang-up, then drain to EOF.
     fn close(self) -> impl Future<Output = ()>;

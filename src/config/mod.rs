@@ -31,7 +31,7 @@ pub use self::{
 };
 use crate::{
     agent, api,
-    asterisk::{ami, ari, audiosocket},
+    asterisk::{ami, ari, audiosocket, websocket},
     audio, call, net, recording, webhook,
 };
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub ari: ari::Config,
     /// Asterisk's Manager Interface.
     pub ami: ami::Config,
+    /// chan_websocket.
+    pub websocket: websocket::Config,
     /// The HTTP service.
     pub http: api::Config,
     /// The AI services.
@@ -241,6 +243,7 @@ impl Config {
             audiosocket: merged.section("audiosocket", &mut faults),
             ari: merged.section("ari", &mut faults),
             ami: merged.section("ami", &mut faults),
+            websocket: merged.section("websocket", &mut faults),
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
@@ -268,6 +271,7 @@ impl Default for Config {
             audiosocket: audiosocket::Config::default(),
             ari: ari::Config::default(),
             ami: ami::Config::default(),
+            websocket: websocket::Config::default(),
             http: api::Config::default(),
             agent: agent::Config::default(),
             call: call::Config::default(),

@@ -16,3 +16,4 @@ mod conversation;
 mod endings;
 mod fallback;
 mod recordings;
+mod websocket;

@@ -72,7 +72,8 @@ impl Link for MemoryLeg {
         }
         self.log(match command {
             LegCommand::Audio(frame) => ToLeg::Audio(frame.samples()[80]),
-            LegCommand::Flush => ToLeg::Flush,
+            LegCommand::Flush(_) => ToLeg::Flush,
+            LegCommand::Mark(_) => return Sent::Whole,
             LegCommand::Hangup => ToLeg::Hangup,
         });
         Sent::Whole

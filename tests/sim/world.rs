@@ -390,7 +390,7 @@ impl World {
                     self.heard_since |= frame.samples()[159] > 1_000 || frame.samples()[0] > 1_000;
                     if self.is_stalled() { refused = Some(frame) } else { self.play(&frame) }
                 }
-                Output::Leg(LegCommand::Flush | LegCommand::Hangup) => {}
+                Output::Leg(LegCommand::Flush(_) | LegCommand::Mark(_) | LegCommand::Hangup) => {}
                 Output::Agent(AgentInput::Interrupt { utterance, .. }) => self.cut(utterance),
                 Output::Agent(AgentInput::Say(_)) => self.say(),
                 Output::Agent(AgentInput::Finish) => {

@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::gate::{Muffler, Place, Waiting};
 use super::leg::Leg;
 use super::wire::{Decoder, Kind, Message};
 use super::{Config, closing};
+use crate::asterisk::gate::{Muffler, Place, Waiting};
 use crate::asterisk::telemetry::Stats;
 
 /// A connection that has not sent its UUID. It can be moved to another thread and its runtime.

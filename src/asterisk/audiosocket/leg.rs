@@ -16,9 +16,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::Config;
 use super::closing::{self, Remainder};
-use super::gate::Place;
 use super::intake::{Intake, Step};
 use super::wire::{self, Decoder};
+use crate::asterisk::gate::Place;
 use crate::asterisk::telemetry::Stats;
 use crate::audio::{Frame, Rate};
 use crate::call::{self, Cause, LegCommand, LegEvent, Link, Sent};
@@ -309,7 +309,7 @@ impl Link for Leg {
         match command {
             LegCommand::Audio(frame) => self.send_audio(frame),
             // nothing is buffered here: what was sent is with Asterisk, which plays it at once
-            LegCommand::Flush => Sent::Whole,
+            LegCommand::Flush(_) | LegCommand::Mark(_) => Sent::Whole,
             LegCommand::Hangup => self.send_hangup(),
         }
     }

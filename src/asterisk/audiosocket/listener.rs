@@ -10,8 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::gate::{Gate, Muffler};
 use super::{Config, Pending};
+use crate::asterisk::gate::{Gate, Muffler};
 use crate::asterisk::telemetry::Stats;
 
 /// Refusals that are under way at once; beyond it a connection over the limit is just closed.
@@ -139,7 +139,12 @@ impl Listener {
     }
 
     /// Prepares the socket and gives it a place among those without a UUID.
-    fn pending(&self, stream: TcpStream, peer: SocketAddr, place: Option<super::gate::Place>) -> io::Result<Pending> {
+    fn pending(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: Option<crate::asterisk::gate::Place>,
+    ) -> io::Result<Pending> {
         stream.set_nodelay(true)?;
         #[cfg(target_os = "linux")]
         socket2::SockRef::from(&stream)

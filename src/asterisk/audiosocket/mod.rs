@@ -2,7 +2,6 @@
 
 mod closing;
 mod g722;
-mod gate;
 mod identify;
 mod intake;
 mod leg;

@@ -179,7 +179,7 @@ impl Call {
         }
         self.stats.interruptions += 1;
         self.cut(now, out);
-        out.push(Output::Leg(LegCommand::Flush));
+        out.push(Output::Leg(LegCommand::Flush(0)));
         out.push(Output::Event(CallEvent::Interruption, now));
     }
 

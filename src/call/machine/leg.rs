@@ -20,6 +20,7 @@ impl Call {
                 }
             }
             LegEvent::Dtmf(digit) => self.digit(digit, now, out),
+            LegEvent::Marked(_) | LegEvent::Flushed(_) => {}
             LegEvent::Refused(frame) => self.refused(frame, now, out),
             LegEvent::Hangup(cause) => {
                 self.leg_gone = true;

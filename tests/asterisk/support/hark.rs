@@ -21,6 +21,8 @@ pub const SECRET: &str = "lab-secret";
 
 pub struct Hark {
     pub gateway: Gateway,
+    /// Where it takes WebSocket connections.
+    pub websocket: Option<SocketAddr>,
     pub events: Receiver,
     pub control: hark::asterisk::ari::Control,
     stop: CancellationToken,
@@ -50,10 +52,11 @@ impl Hark {
         change(&mut config);
         let app = App::bind(config).await.expect("the gateway starts");
         let gateway = Gateway { audiosocket: app.audiosocket_addr(), http: app.http_addr() };
+        let websocket = app.websocket_addr();
         let stop = CancellationToken::new();
         let control = app.control();
         let running = tokio::spawn(app.run(stop.clone()));
-        Self { gateway, events, control, stop, running, _data: data }
+        Self { gateway, websocket, events, control, stop, running, _data: data }
     }
 
     pub async fn lab(&self) -> Lab {

@@ -98,6 +98,15 @@ impl Lab {
         Self::boot(dir, sip).await
     }
 
+    /// The same with further configuration.
+    pub async fn edited(gateway: Gateway, edit: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::Builder::new().prefix("hark-lab-").tempdir().expect("a temporary directory");
+        let sip = free_udp_port();
+        write_configuration(dir.path(), &rootfs(), sip, gateway);
+        edit(&dir.path().join("etc"));
+        Self::boot(dir, sip).await
+    }
+
     async fn begin(gateway: Gateway, ari: Option<SocketAddr>) -> Self {
         let dir = tempfile::Builder::new().prefix("hark-lab-").tempdir().expect("a temporary directory");
         let sip = free_udp_port();

@@ -1,0 +1,303 @@
+//! From a connection to a call: the request that makes it a WebSocket, which names the call in its query.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Map, Value};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tokio_tungstenite::tungstenite::{
+    handshake::{
+        machine::TryParse as _,
+        server::{Request, create_response, write_response},
+    },
+    protocol::Role,
+};
+use uuid::Uuid;
+
+use super::{Config, Leg, socket::Socket};
+use crate::asterisk::{
+    gate::{Muffler, Waiting},
+    telemetry::WebSocketStats,
+};
+
+/// The longest request.
+const MAX_HEAD: usize = 16 * 1024;
+/// What Asterisk asks for.
+const SUBPROTOCOL: &str = "media";
+/// How long a refused peer may take to read the refusal.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A connection that has not said which call it is. It can be moved to another thread and its runtime.
+#[derive(Debug)]
+pub struct Pending {
+    pub(super) stream: std::net::TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) since: Instant,
+    pub(super) waiting: Waiting,
+    pub(super) config: Arc<Config>,
+    pub(super) stats: Arc<WebSocketStats>,
+    pub(super) muffler: Arc<Muffler>,
+}
+
+/// Why a connection became no call.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Nothing, or not enough, came in time.
+    #[error("no request within {0:?} of connecting; something other than Asterisk?")]
+    Timeout(Duration),
+    /// Its place went to a newcomer.
+    #[error("closed for a newer connection before its request had come")]
+    Evicted,
+    /// It was closed first.
+    #[error("closed before its request had come")]
+    Closed,
+    /// It asks for something else.
+    #[error("it asks for no WebSocket ({0}); something other than Asterisk?")]
+    NotWebSocket(String),
+    /// Nobody who may connect.
+    #[error(
+        "its user or password is wrong; username and password of its entry in websocket_client.conf have to be websocket.username and websocket.password"
+    )]
+    Unauthorized,
+    /// The socket failed.
+    #[error("the connection broke before its request had come: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Refused {
+    /// The stable code shown outside.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "websocket.request.timeout",
+            Self::Evicted => "websocket.request.evicted",
+            Self::Closed => "websocket.request.closed",
+            Self::NotWebSocket(_) => "websocket.request.wrong",
+            Self::Unauthorized => "websocket.request.unauthorized",
+            Self::Io(_) => "websocket.request.io",
+        }
+    }
+}
+
+impl Pending {
+    /// Where it comes from.
+    #[must_use]
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Waits for the request, on the runtime that will serve the call. A refusal is already logged and counted.
+    ///
+    /// # Errors
+    /// When it names no call, for one of the reasons of [`Refused`].
+    pub async fn identify(self) -> Result<Identified, Refused> {
+        let (peer, stats, muffler) = (self.peer, Arc::clone(&self.stats), Arc::clone(&self.muffler));
+        let result = self.read_request().await;
+        if let Err(refused) = &result
+            && !matches!(refused, Refused::Evicted)
+        {
+            match refused {
+                Refused::Unauthorized => stats.unauthorized.inc(),
+                _ => stats.unidentified.inc(),
+            }
+            if let Some(left_out) = muffler.pass() {
+                tracing::warn!(%peer, code = refused.code(), left_out, "WebSocket connection without a call: {refused}");
+            }
+        }
+        result
+    }
+
+    async fn read_request(self) -> Result<Identified, Refused> {
+        let limit = Duration::from_millis(self.config.start_timeout_ms);
+        let mut stream = TcpStream::from_std(self.stream)?;
+        let (request, read) = tokio::select! {
+            biased;
+            () = self.waiting.evicted.cancelled() => return Err(Refused::Evicted),
+            request = request(&mut stream) => request?,
+            () = sleep_until(self.since + limit) => return Err(Refused::Timeout(limit)),
+        };
+        let answer = match create_response(&request) {
+            Ok(answer) => answer,
+            Err(error) => {
+                say(&mut stream, "400 Bad Request", "").await;
+                return Err(Refused::NotWebSocket(error.to_string()));
+            }
+        };
+        if !authorized(&self.config, request.headers().get(header::AUTHORIZATION)) {
+            say(&mut stream, "401 Unauthorized", "WWW-Authenticate: Basic realm=\"hark\"\r\n").await;
+            return Err(Refused::Unauthorized);
+        }
+        let (uuid, about) = about(request.uri().query().unwrap_or_default(), self.peer);
+        let mut answer = answer;
+        if asks_for_media(&request) {
+            answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        }
+        let mut accepted = Vec::new();
+        // status and headers are ours: they can be written
+        let _ = write_response(&mut accepted, &answer);
+        Ok(Identified {
+            uuid,
+            peer: self.peer,
+            about,
+            stream,
+            read,
+            accepted,
+            start_by: self.since + limit,
+            config: self.config,
+            stats: self.stats,
+        })
+    }
+}
+
+/// Reads the request; also returns what came behind it.
+async fn request(stream: &mut TcpStream) -> Result<(Request, Vec<u8>), Refused> {
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(Refused::Closed);
+        }
+        match Request::try_parse(&head) {
+            Ok(Some((length, request))) => return Ok((request, head.split_off(length))),
+            Ok(None) if head.len() < MAX_HEAD => {}
+            Ok(None) => {
+                say(stream, "431 Request Header Fields Too Large", "").await;
+                return Err(Refused::NotWebSocket(format!("more than {MAX_HEAD} bytes")));
+            }
+            Err(error) => {
+                say(stream, "400 Bad Request", "").await;
+                return Err(Refused::NotWebSocket(super::shown(&error.to_string())));
+            }
+        }
+    }
+}
+
+/// Answers with a refusal and closes.
+async fn say(stream: &mut TcpStream, status: &str, headers: &str) {
+    let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
+    let goodbye = async {
+        if stream.write_all(answer.as_bytes()).await.is_ok() && stream.shutdown().await.is_ok() {
+            // closed with something unread, the answer would be lost to a reset
+            let mut rest = [0; 1024];
+            while matches!(stream.read(&mut rest).await, Ok(1..)) {}
+        }
+    };
+    let _ = timeout(GOODBYE, goodbye).await;
+}
+
+fn asks_for_media(request: &Request) -> bool {
+    let asked = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    asked
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|one| one.trim() == SUBPROTOCOL)
+}
+
+fn authorized(config: &Config, given: Option<&HeaderValue>) -> bool {
+    let Some(username) = &config.username else { return true };
+    let expected = format!("{username}:{}", config.password);
+    let given = given.and_then(|value| {
+        let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
+        let credentials = BASE64_STANDARD.decode(credentials.trim()).ok()?;
+        scheme.eq_ignore_ascii_case("basic").then_some(credentials)
+    });
+    given.is_some_and(|given| same(&given, expected.as_bytes()))
+}
+
+/// Compares in a time that does not tell how much was right.
+fn same(given: &[u8], expected: &[u8]) -> bool {
+    let digest = |bytes: &[u8]| ring::digest::digest(&ring::digest::SHA256, bytes);
+    let (given, expected) = (digest(given), digest(expected));
+    given.as_ref().iter().zip(expected.as_ref()).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
+}
+
+/// The call's UUID and what else the query, the `v()` of the dial string, says of it.
+fn about(query: &str, peer: SocketAddr) -> (Uuid, Map<String, Value>) {
+    let (mut uuid, mut about) = (None, Map::new());
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match name.as_ref() {
+            "uuid" => {
+                uuid = Uuid::try_parse(value.trim()).ok();
+                if uuid.is_none() {
+                    tracing::warn!(%peer, code = "websocket.uuid", "uuid= of the dial string is no UUID: the call gets one of its own");
+                }
+            }
+            "recording" if matches!(value.as_ref(), "yes" | "true" | "no" | "false") => {
+                about.insert(name.into_owned(), matches!(value.as_ref(), "yes" | "true").into());
+            }
+            "" => {}
+            _ => {
+                about.insert(name.into_owned(), value.into_owned().into());
+            }
+        }
+    }
+    (uuid.unwrap_or_else(Uuid::new_v4), about)
+}
+
+/// A connection that names its call, and waits to be taken or refused.
+#[derive(Debug)]
+#[must_use = "dropped it is reset: take it or refuse it"]
+pub struct Identified {
+    /// The UUID that the dialplan gave the call, or a new one.
+    pub uuid: Uuid,
+    /// Where the connection comes from.
+    pub peer: SocketAddr,
+    /// What else the dialplan says of the call.
+    pub about: Map<String, Value>,
+    stream: TcpStream,
+    read: Vec<u8>,
+    accepted: Vec<u8>,
+    start_by: Instant,
+    config: Arc<Config>,
+    stats: Arc<WebSocketStats>,
+}
+
+impl Identified {
+    /// Takes the call: Asterisk answers the caller, and says what audio it sends.
+    pub async fn into_leg(mut self) -> Leg {
+        // deciding may have taken long
+        let start_by = self.start_by.max(Instant::now() + Duration::from_secs(2));
+        // should that fail, the leg finds out
+        let _ = timeout_at(start_by, self.stream.write_all(&self.accepted)).await;
+        let socket = Socket::new(self.stream, self.read, Role::Server);
+        Leg::start(socket, start_by, &self.config, self.stats).await
+    }
+
+    /// Refuses the call: the caller is not answered, and `Dial()` ends with `CHANUNAVAIL`.
+    pub async fn refuse(mut self) {
+        say(&mut self.stream, StatusCode::SERVICE_UNAVAILABLE.to_string().as_str(), "").await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_names_the_call_and_tells_of_it() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (uuid, said) =
+            about("uuid=0192f4c0-5a3e-7c1b-8d2e-0123456789ab&from=%2B49+30&recording=no&empty=&from=2", peer);
+        assert_eq!(uuid.to_string(), "0192f4c0-5a3e-7c1b-8d2e-0123456789ab");
+        assert_eq!(Value::Object(said), serde_json::json!({"from": "2", "recording": false, "empty": ""}));
+        let (first, said) = about("uuid=x", peer);
+        assert!(said.is_empty() && first != about("", peer).0);
+    }
+
+    #[test]
+    fn who_may_connect() {
+        let basic = |text: &str| HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(text))).unwrap();
+        let mut config = Config::default();
+        assert!(authorized(&config, None));
+        (config.username, config.password) = (Some("hark".into()), "secret".into());
+        assert!(authorized(&config, Some(&basic("hark:secret"))));
+        for wrong in [None, Some(basic("hark:secre")), Some(basic("hark")), Some(HeaderValue::from_static("Basic %"))] {
+            assert!(!authorized(&config, wrong.as_ref()), "{wrong:?}");
+        }
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,178 @@
+//! Calls over chan_websocket: phone → `Dial(WebSocket/hark/…)` → Hark ↔ speech-to-speech service.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use hark::config::Config;
+
+use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::support::g711::Codec;
+use crate::support::hark::{Hark, SECRET};
+use crate::support::lab::Lab;
+use crate::support::phone::Call;
+use crate::support::receiver::Receiver;
+use crate::support::sts_server::{Mode, Step, StsServer};
+use crate::support::{find, noise};
+
+const CLIENT: &str = include_str!("../../asterisk-conf/websocket/websocket_client.conf");
+const PLAN: &str = include_str!("../../asterisk-conf/websocket/extensions-hark-websocket.conf");
+
+/// Phone, Asterisk, gateway and service, connected by WebSocket.
+struct World {
+    service: StsServer,
+    hark: Hark,
+    lab: Lab,
+}
+
+impl World {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let service = StsServer::start(Mode::Script(Vec::new())).await;
+        let hark = Hark::with(Receiver::strict(SECRET).await, |config| {
+            config.agent.sts_url = Some(service.url().to_string());
+            config.websocket.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+            config.websocket.username = Some("hark".to_owned());
+            "change-me".clone_into(&mut config.websocket.password);
+            change(config);
+        })
+        .await;
+        let listener = hark.websocket.expect("it listens");
+        let lab = Lab::edited(hark.gateway, |etc| configure(etc, listener)).await;
+        Self { service, hark, lab }
+    }
+
+    async fn stop(self) {
+        self.lab.stop().await;
+        self.hark.stop().await;
+    }
+}
+
+/// The users' files, edited as a user would.
+fn configure(etc: &Path, listener: SocketAddr) {
+    let append = |name: &str, more: &str| {
+        let text = std::fs::read_to_string(etc.join(name)).expect("written before");
+        std::fs::write(etc.join(name), text + more).expect("write");
+    };
+    assert_eq!(CLIENT.matches("127.0.0.1:5002").count(), 1);
+    let client = CLIENT.replace("127.0.0.1:5002", &listener.to_string());
+    std::fs::write(etc.join("websocket_client.conf"), client).expect("write");
+    std::fs::write(etc.join("extensions-hark-websocket.conf"), PLAN).expect("write");
+    append("modules.conf", include_str!("etc/modules-websocket.conf"));
+    append("extensions.conf", include_str!("etc/extensions-websocket.conf"));
+    let plan = std::fs::read_to_string(etc.join("extensions.conf")).expect("written before");
+    let more = "include => bench\ninclude => bench-websocket\ninclude => hark-websocket\n";
+    std::fs::write(etc.join("extensions.conf"), plan.replace("include => bench\n", more)).expect("write");
+}
+
+/// Words both ways sample by sample, digits, hang-up by the caller.
+async fn exact(extensions: &[&str]) {
+    let world = World::start(|_| {}).await;
+    for extension in extensions {
+        let (call, session, uuid) = connect(&world.lab, &world.service, extension, Codec::Ulaw).await;
+        let said = noise(SECOND, 11);
+        let heard = Codec::Ulaw.heard(&said);
+        call.rtp.play(&said);
+        session.until(|record| find(&record.audio, &heard).is_some()).await;
+        let answer = Codec::Ulaw.heard(&noise(2 * SECOND, 12));
+        // all at once, in pieces that fit nothing
+        session.step(Step::Speak(answer.clone(), 1_001));
+        heard_by_phone(&call, &answer).await;
+        call.rtp.dtmf("1#");
+        let record = session.until(|record| record.digits == "1#").await;
+        assert!(record.faults.is_empty(), "{:?}", record.faults);
+        call.hang_up().await;
+        session.until(|record| record.ended.is_some()).await;
+        let story = world.hark.story(uuid).await;
+        let story: Vec<_> = story.iter().filter(|event| !event.starts_with("call_initiated")).collect();
+        assert_eq!(
+            story,
+            ["call_started", r#"dtmf_digit:{"digit":"1"}"#, r##"dtmf_digit:{"digit":"#"}"##, "call_ended"],
+            "{extension}"
+        );
+        world.lab.idle().await;
+    }
+    let log = world.lab.log();
+    assert!(!log.contains("command unknown") && !log.contains("Unable to parse"), "{log}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_are_exact_and_tell_of_the_call() {
+    exact(&["5021", "ws_slin", "wj_ulaw"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_dial_string_says_is_metadata() {
+    let world = World::start(|_| {}).await;
+    let (call, session, uuid) = connect(&world.lab, &world.service, "5021", Codec::Ulaw).await;
+    let target = session.record().target;
+    assert!(target.contains("from=2000") && target.contains("to=5021"), "{target}");
+    call.hang_up().await;
+    let story = world.hark.story(uuid).await;
+    assert!(story[0].starts_with("call_initiated:") && story[0].contains(r#""to":"5021""#), "{story:?}");
+    assert_eq!(story[1..], ["call_started", "call_ended"]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_ends_the_call_and_the_dialplan_goes_on() {
+    let world = World::start(|_| {}).await;
+    let (call, session, uuid) = connect(&world.lab, &world.service, "5021", Codec::Ulaw).await;
+    let words = Codec::Ulaw.heard(&noise(SECOND, 5));
+    session.step(Step::Speak(words.clone(), 320));
+    session.step(Step::Close(Some((1_000, "bye"))));
+    // what was said last is heard to its end
+    heard_by_phone(&call, &words).await;
+    operator_answers(&world.lab, &call).await;
+    assert_eq!(world.hark.story(uuid).await[1..], ["call_started", "call_ended"]);
+    call.hang_up().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_calls_at_once_do_not_mix() {
+    let world = World::start(|_| {}).await;
+    let mut calls = Vec::new();
+    for number in 0..5 {
+        let (call, session, _) = connect(&world.lab, &world.service, "5021", Codec::Ulaw).await;
+        let words = Codec::Ulaw.heard(&noise(SECOND, 40 + number));
+        calls.push((call, session, words));
+    }
+    for (_, session, words) in &calls {
+        session.step(Step::Speak(words.clone(), 320));
+    }
+    for (call, _, words) in calls {
+        heard_by_phone(&call, &words).await;
+        call.hang_up().await;
+    }
+    world.lab.idle().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_hark_and_with_a_wrong_password_the_fallback_takes_the_call() {
+    let world = World::start(|config| "other".clone_into(&mut config.websocket.password)).await;
+    let call = Call::dial(world.lab.sip(), "ws_slin", Codec::Ulaw).await.expect("the operator answers");
+    operator_answers(&world.lab, &call).await;
+    let line = world.lab.logged("BENCH websocket went on").await;
+    assert!(line.contains("DIALSTATUS=CHANUNAVAIL"), "{line}");
+    call.hang_up().await;
+    let World { hark, lab, .. } = world;
+    hark.stop().await;
+    let call = Call::dial(lab.sip(), "5021", Codec::Ulaw).await.expect("the operator answers");
+    assert!(call.rtp.wait(Duration::from_secs(5), |rtp| rtp.audio().len() > SECOND / 5).await);
+    call.hang_up().await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_gateway_does_not_answer() {
+    let world = World::start(|config| config.limits.max_calls = 1).await;
+    let (first, _, _) = connect(&world.lab, &world.service, "5021", Codec::Ulaw).await;
+    let second = Call::dial(world.lab.sip(), "ws_slin", Codec::Ulaw).await.expect("the operator answers");
+    operator_answers(&world.lab, &second).await;
+    assert!(world.lab.logged("BENCH websocket went on").await.contains("DIALSTATUS=CHANUNAVAIL"));
+    first.hang_up().await;
+    second.hang_up().await;
+    world.stop().await;
+}
