@@ -66,7 +66,8 @@ impl Echo {
     /// Whether what has just been heard is what was played before, mostly.
     pub fn is_echo(&mut self) -> bool {
         let power = energy(&self.heard.samples);
-        if power <= 0.0 {
+        // most of the time only one of the two speaks
+        if power <= 0.0 || energy(&self.played.samples) < AUDIBLE * WINDOW as f32 {
             return false;
         }
         let is_known = self.found >= KNOWN;
