@@ -65,6 +65,18 @@ impl World {
         body
     }
 
+    /// Wait until the gateway has connected so many times.
+    pub async fn connects(&self, count: u64) {
+        let http = self.hark.gateway.http.expect("HTTP is on");
+        let line = format!("hark_ari_connects_total {count}");
+        let wait = async {
+            while !get(http, "/metrics").await.1.lines().any(|shown| shown == line) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, wait).await.is_ok(), "never {line}\n{}", self.lab.log());
+    }
+
     /// Wait until Asterisk has no channel and no bridge.
     pub async fn empty(&self) {
         empty(&self.lab).await;

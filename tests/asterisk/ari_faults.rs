@@ -170,8 +170,8 @@ async fn asterisk_crashes_and_the_next_one_is_served() {
     let story = hark.story(uuid).await;
     assert_eq!(story[1..], ["call_started", "call_ended"], "{story:?}");
     let world = World { service, hark, lab, ari_url };
-    world.ready(true).await;
-    world.lab.logged("Creating Stasis app 'hark'").await;
+    // not by /ready, which may not have noticed yet
+    world.connects(2).await;
     let (call, session, _) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
     session.until(|record| !record.audio.is_empty()).await;
     call.hang_up().await;

@@ -4,8 +4,14 @@ use std::time::Duration;
 
 use hark::{asterisk::ari::Pbx, config::Config, webhook::EndpointConfig};
 use serde_json::json;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::sts_network::authority;
 use crate::support::{
     PATIENCE,
     ari::{Act, FakeAri},
@@ -302,4 +308,76 @@ async fn one_of_two_pbxs_is_enough_to_be_ready() {
     branch.rule(|_, _| Act::Status(500));
     branch.raw(Message::Close(None));
     world.unready_with("HTTP 500").await;
+}
+
+/// A PBX behind https: what comes in encrypted goes on to `ari` in clear.
+async fn https(ari: &FakeAri, acceptor: TlsAcceptor) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, to) = (listener.local_addr().unwrap().port(), ari.addr);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // who does not trust us goes
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut ari = TcpStream::connect(to).await.unwrap();
+                let _ = copy_bidirectional(&mut stream, &mut ari).await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pbx_may_be_behind_tls_and_the_listener_on_every_address() {
+    let (authority, acceptor) = authority(&["localhost"]);
+    let ari = FakeAri::start().await;
+    let port = https(&ari, acceptor).await;
+    let world = World::unready(ari, |config| {
+        config.ari.url = Some(format!("https://localhost:{port}"));
+        config.tls.ca_file = Some(authority.path().to_owned());
+        // the PBX is told the address at which it saw us
+        config.audiosocket.listen = "0.0.0.0:0".parse().unwrap();
+    })
+    .await;
+    world.hark.until("hark_ari_connected", 1).await;
+    let caller = world.ari.call("caller", &[]);
+    world.ari.until("bridged", |ari| ari.is_bridged(&caller)).await;
+    world.ari.hang_up(&caller);
+    world.empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pbx_whose_certificate_nobody_vouches_for_is_not_talked_to() {
+    let (_, acceptor) = authority(&["localhost"]);
+    let ari = FakeAri::start().await;
+    let port = https(&ari, acceptor).await;
+    let world = World::unready(ari, |config| {
+        config.ari.url = Some(format!("https://localhost:{port}"));
+        config.ari.password = "hunter2".to_owned();
+    })
+    .await;
+    let told = world.unready_with("UnknownIssuer").await;
+    assert!(told.contains("TLS failed") && !told.contains("hunter2"), "{told}");
+    assert_eq!(world.ari.subscribers(), 0);
+}
+
+/// Wave after wave, nothing piles up: neither in Asterisk nor here.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_leave_nothing_behind() {
+    let world = World::start(|_| {}).await;
+    let ari = &world.ari;
+    for wave in 0..10 {
+        let callers: Vec<_> = (0..30).map(|n| ari.call(&format!("caller-{wave}-{n}"), &[])).collect();
+        ari.until("all bridged", |ari| callers.iter().all(|caller| ari.is_bridged(caller))).await;
+        let (leave, stay) = callers.split_at(15);
+        leave.iter().for_each(|caller| ari.hang_up(caller));
+        ari.until("half bridged", |ari| !leave.iter().any(|caller| ari.is_bridged(caller))).await;
+        assert!(stay.iter().all(|caller| ari.is_bridged(caller)));
+        ari.end_media();
+        world.empty().await;
+    }
+    assert_eq!(ari.continued().len(), 150);
+    assert_eq!(world.hark.metric("hark_ari_calls_total").await, 300);
+    assert_eq!(world.hark.metric("hark_ari_calls_failed_total").await, 0);
 }

@@ -139,6 +139,8 @@ impl Client {
     pub async fn close(self) {
         self.refuse();
         self.shared.calls.close();
+        // where somebody else is told of events, their media channels are only found to be gone by looking
+        self.shared.look.notify_one();
         if timeout(CLOSING, self.shared.calls.wait()).await.is_err() {
             let calls = self.shared.registry.calls();
             warn!(

@@ -110,11 +110,9 @@ impl Rest {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Vec<u8>, Error> {
-        // the identities in it say nothing to a person
-        let what = format!(
-            "{method} {}",
-            path.iter().copied().take(1).chain(path.iter().copied().skip(2)).collect::<Vec<_>>().join("/")
-        );
+        // identities say nothing to a person
+        let words = path.iter().filter(|part| part.bytes().all(|byte| byte.is_ascii_alphabetic()));
+        let what = format!("{method} {}", words.copied().collect::<Vec<_>>().join("/"));
         let limit = self.inner.limit;
         let answer = match timeout(limit, self.exchange(&what, method, path, query, body)).await {
             Ok(answer) => answer,

@@ -70,10 +70,15 @@ pub struct Lab {
     sip: SocketAddr,
 }
 
-/// A free TCP port, for an ARI that others have to know before it is there.
+/// A free TCP port, for an ARI that others have to know before it is there. It stays reserved for the test's life: bound, but not listened
+/// on, so that Asterisk (which reuses addresses, too) can have it and nobody else is given it meanwhile.
 pub fn free_port() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free TCP port");
-    socket.local_addr().expect("a bound socket")
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free TCP port");
+    let address = socket.local_addr().expect("a bound socket").as_socket().expect("an IPv4 address");
+    std::mem::forget(socket);
+    address
 }
 
 impl Lab {
