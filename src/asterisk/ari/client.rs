@@ -83,8 +83,8 @@ pub(super) struct Shared {
     pub connected: AtomicBool,
     /// No new calls.
     pub refuse: CancellationToken,
-    calls: TaskTracker,
-    permits: Arc<Semaphore>,
+    pub calls: TaskTracker,
+    pub permits: Arc<Semaphore>,
     media: SocketAddr,
     local: Mutex<Option<IpAddr>>,
     tls: Arc<ClientConfig>,
@@ -269,6 +269,9 @@ impl Shared {
             }),
             Kind::ChannelStateChange { channel, state } if state == "Up" => {
                 self.update(&channel, |state| state.up = true);
+            }
+            Kind::ChannelStateChange { channel, state } if state == "Ringing" => {
+                self.update(&channel, |state| state.ringing = true);
             }
             Kind::BridgeDestroyed { bridge } => self.update(&bridge, |state| state.left = true),
             Kind::ApplicationReplaced => return true,

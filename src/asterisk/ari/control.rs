@@ -22,7 +22,7 @@ const AT_ONCE: usize = 64;
 /// Does things with the callers of live calls. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Control {
-    pbxs: Arc<[Arc<Shared>]>,
+    pub(super) pbxs: Arc<[Arc<Shared>]>,
     turns: Arc<Semaphore>,
 }
 

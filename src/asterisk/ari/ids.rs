@@ -23,6 +23,8 @@ pub(super) struct Ids {
     pub media: String,
     /// The bridge.
     pub bridge: String,
+    /// The channel that is called, where we call.
+    pub called: String,
 }
 
 /// Whose something is.
@@ -45,7 +47,7 @@ impl Maker {
     /// Identities for a new call.
     pub fn ids(&self) -> Ids {
         let stem = format!("hark-{}-{}-{}", self.app, self.process, Uuid::now_v7().simple());
-        Ids { media: format!("{stem}{MEDIA}"), bridge: format!("{stem}{BRIDGE}") }
+        Ids { media: format!("{stem}{MEDIA}"), bridge: format!("{stem}{BRIDGE}"), called: format!("{stem}-called") }
     }
 
     /// Whose `id` is.

@@ -12,6 +12,7 @@ mod error;
 mod ids;
 mod metadata;
 mod orphans;
+mod outbound;
 mod registry;
 mod rest;
 mod socket;
@@ -23,11 +24,13 @@ use std::{fmt, pin::Pin, time::Duration};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+pub use self::wire::Cause;
 pub use self::{
     client::{Client, Started},
     config::{After, Config, Endpoint, MediaFormat, Pbx},
     control::{Control, ControlError, Order},
     error::Error,
+    outbound::{Dial, Progress},
     rest::{ExternalMedia, Origin, Rest, Target},
 };
 pub use crate::asterisk::telemetry::AriStats as Stats;

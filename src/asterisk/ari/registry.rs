@@ -16,6 +16,8 @@ use super::wire::Cause;
 pub(super) struct State {
     /// It has entered the application (a channel), or been made (a bridge).
     pub entered: bool,
+    /// It rings.
+    pub ringing: bool,
     /// It has been answered.
     pub up: bool,
     /// It has left the application, or is gone.
@@ -135,6 +137,11 @@ impl Watched {
     /// Waits until it has left, or is gone.
     pub async fn left(&self) -> State {
         self.until(|state| state.left).await
+    }
+
+    /// Waits until it stands otherwise than `before`.
+    pub async fn changed(&self, before: State) -> State {
+        self.until(|state| *state != before).await
     }
 
     async fn until(&self, holds: impl FnMut(&State) -> bool) -> State {

@@ -13,6 +13,7 @@ use super::{
     Error,
     client::Shared,
     config::{After, MediaFormat},
+    ids::Ids,
     metadata::{self, Wanted},
     registry::{Placed, State, Watched},
     rest::{ExternalMedia, Target},
@@ -72,6 +73,8 @@ struct Call {
     announced: bool,
     /// Whether there may be a bridge and a media channel.
     begun: bool,
+    /// What becomes of the caller when the agent has finished.
+    after: After,
 }
 
 /// Serves a caller who has entered the application until nothing of the call is left.
@@ -83,7 +86,8 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
     let place =
         shared.registry.place(Placed { uuid, caller: channel.id.clone(), media: ids.media, bridge: ids.bridge });
-    let mut call = Call { shared, uuid, channel, caller, media, bridge, announced: false, begun: false };
+    let after = shared.pbx.after;
+    let mut call = Call { shared, uuid, channel, caller, media, bridge, announced: false, begun: false, after };
     async move {
         match call.set_up(wanted).await {
             Ok(()) => call.live().await,
@@ -96,9 +100,25 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
     .await;
 }
 
+/// Serves somebody whom we have called, who is known to whoever takes calls, and has answered.
+pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, called: Watched) {
+    let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
+    let place = shared.registry.place(Placed { uuid, caller: called.id.clone(), media: ids.media, bridge: ids.bridge });
+    let (channel, format) = (Channel::default(), shared.pbx.format);
+    // nobody's dialplan goes on behind a call of ours
+    let after = After::Hangup;
+    let mut call = Call { shared, uuid, channel, caller: called, media, bridge, announced: true, begun: false, after };
+    match call.connect(format, None).await {
+        Ok(()) => call.live().await,
+        Err(fault) => call.failed(&fault).await,
+    }
+    call.take_down().await;
+    drop(place);
+}
+
 impl Call {
     async fn set_up(&mut self, wanted: Wanted) -> Result<(), Fault> {
-        let (shared, uuid, begun) = (Arc::clone(&self.shared), self.uuid.to_string(), Instant::now());
+        let shared = Arc::clone(&self.shared);
         let (rest, pbx) = (&shared.rest, &shared.pbx);
         if shared.refuse.is_cancelled() {
             return Err(Fault::Stopping);
@@ -113,6 +133,13 @@ impl Call {
         let about = metadata::collect(rest, &shared.name, pbx, &self.channel, wanted).await;
         self.announced = true;
         shared.host.announce(self.uuid, about).await.map_err(Fault::Refused)?;
+        self.connect(format, Some(early)).await
+    }
+
+    /// Connects the caller with the agent. `early`: whether they are not answered; `None`: they have answered.
+    async fn connect(&mut self, format: MediaFormat, early: Option<bool>) -> Result<(), Fault> {
+        let (shared, uuid, begun) = (Arc::clone(&self.shared), self.uuid.to_string(), Instant::now());
+        let rest = &shared.rest;
         self.still_there()?;
         self.begun = true;
         // together: each is a round trip, and none waits for the other
@@ -121,9 +148,10 @@ impl Call {
         bridge?;
         self.still_there()?;
         match early {
-            false => rest.answer(&self.caller.id).await?,
+            None => {}
+            Some(false) => rest.answer(&self.caller.id).await?,
             // Asterisks that do not know it begin early media with the first audio
-            true => drop(rest.progress(&self.caller.id).await),
+            Some(true) => drop(rest.progress(&self.caller.id).await),
         }
         rest.add_to_bridge(&self.bridge.id, &[&self.caller.id, &self.media.id]).await?;
         shared.host.connected(begun.elapsed());
@@ -222,7 +250,9 @@ impl Call {
     }
 
     async fn let_go(&self) -> Result<(), Error> {
-        match self.shared.pbx.after {
+        match self.after {
+            // called by us, but never connected
+            After::Hangup if self.channel.id.is_empty() => self.shared.rest.hang_up(&self.caller.id, Some(16)).await,
             After::Hangup if self.media.now().entered => self.shared.rest.hang_up(&self.caller.id, Some(16)).await,
             _ => self.give_back().await,
         }
