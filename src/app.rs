@@ -7,6 +7,7 @@ mod calls;
 mod control;
 mod durable;
 mod media;
+mod outbound;
 mod recording;
 mod sound;
 mod turns;
@@ -24,7 +25,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 pub use self::announced::Announced;
-use self::{ari::Pbxs, calls::Calls, control::Controls, media::Media, recording::Recordings, sound::Sounds};
+use self::{
+    ari::Pbxs,
+    calls::Calls,
+    control::Controls,
+    media::Media,
+    outbound::{Answered, Outbounds},
+    recording::Recordings,
+    sound::Sounds,
+};
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
     api,
@@ -105,6 +114,7 @@ pub struct App {
     delivery: CancellationToken,
     store: Option<Store>,
     pbxs: Pbxs,
+    answered: Answered,
 }
 
 /// What was left when the gateway stopped.
@@ -188,7 +198,9 @@ impl App {
             token: config.http.token.clone().filter(|token| !token.is_empty()),
         };
         let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state);
-        state.control = Some(Arc::new(Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami)));
+        let answered = Answered::default();
+        let outbounds = Arc::new(Outbounds::new(&config.outbound, pbxs.control(), state.clone(), &answered));
+        state.control = Some(Arc::new(Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami, outbounds)));
         let (sender, events) = mpsc::channel(EVENTS);
         let calls = Arc::new(Calls {
             agent: Arc::new(config.agent.clone()),
@@ -233,6 +245,7 @@ impl App {
             delivery,
             store,
             pbxs,
+            answered,
         })
     }
 
@@ -298,6 +311,7 @@ impl App {
             delivery,
             store,
             pbxs,
+            answered,
             ..
         } = self;
         pbxs.begin();
@@ -320,7 +334,7 @@ impl App {
         }
         let unconnected = durable::end_unconnected(store.clone(), Arc::clone(&calls.announcements), webhooks.clone());
         tracker.spawn(delivery.clone().run_until_cancelled_owned(unconnected));
-        let event_task = tokio::spawn(deliver(events, webhooks.clone(), Arc::clone(&calls.recordings)));
+        let event_task = tokio::spawn(deliver(events, webhooks.clone(), Arc::clone(&calls.recordings), answered));
         loop {
             let arrival = tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -382,11 +396,23 @@ async fn drain(calls: &Calls, deadline: Instant) -> usize {
 }
 
 /// The event task: what a call reported goes to the outbox, in order.
-async fn deliver(mut events: mpsc::Receiver<Envelope>, webhooks: Webhooks, recordings: Arc<Recordings>) {
+async fn deliver(
+    mut events: mpsc::Receiver<Envelope>,
+    webhooks: Webhooks,
+    recordings: Arc<Recordings>,
+    answered: Answered,
+) {
     let (mut batch, mut finishing) = (Vec::new(), JoinSet::new());
     // what came while the last ones were written to disk is written together
     while events.recv_many(&mut batch, EVENTS).await > 0 {
         batch.iter().for_each(|envelope| recordings.said(envelope));
+        if batch.iter().any(|envelope| matches!(envelope.event, CallEvent::Ended(_))) {
+            let with_status = |envelope: Envelope| {
+                let ended = matches!(envelope.event, CallEvent::Ended(_));
+                [ended.then(|| answered.completed(&envelope)).flatten(), Some(envelope)].into_iter().flatten()
+            };
+            batch = std::mem::take(&mut batch).into_iter().flat_map(with_status).collect();
+        }
         let waits = |envelope: &Envelope| {
             matches!(envelope.event, CallEvent::Ended(_)) && recordings.is_recorded(envelope.call)
         };

@@ -103,13 +103,29 @@ pub async fn announce_call<A: Announcements>(
     announce(state, Request { uuid, payload }).await.map(drop)
 }
 
+/// The same for a call that we make, and that has this identity already.
+///
+/// # Errors
+/// Why the call is not to be made.
+pub async fn announce_outbound<A: Announcements>(
+    state: &State<A>,
+    call: CallId,
+    uuid: Uuid,
+    payload: Map<String, Value>,
+) -> Result<(), String> {
+    announce_as(state, call, Request { uuid, payload }).await.map(drop)
+}
+
 /// Remembers the call, asks the receiver, remembers what it said.
 ///
 /// # Errors
 /// Why the call is not to be taken.
 pub(super) async fn announce<A: Announcements>(state: &State<A>, request: Request) -> Result<Answer, String> {
+    announce_as(state, CallId::new(), request).await
+}
+
+async fn announce_as<A: Announcements>(state: &State<A>, call: CallId, request: Request) -> Result<Answer, String> {
     let Request { uuid, payload } = request;
-    let call = CallId::new();
     let sts_url = state.sts_url.as_deref().map(|base| sts_url::with_parameters(base, &payload));
     let mut announcement = Announcement { call: Some(call.into()), payload, sts_url, ..Announcement::default() };
     // before the receiver is asked: the caller may be connected before a slow one answers

@@ -7,13 +7,13 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{self, Path},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ use super::{
     webhooks::guard,
 };
 use crate::{
-    call::{Collect, Digit, Origination, Refusal, Refused, Request, Say, Target},
+    call::{Begun, Collect, Digit, Origination, Outbound, Refusal, Refused, Request, Say, Target},
     session::Announcements,
 };
 
@@ -47,13 +47,16 @@ pub trait Control: std::fmt::Debug + Send + Sync {
     /// There is none.
     fn begin(&self, call: Uuid, request: Request) -> Result<(), Refused>;
 
+    /// Makes a call with the agent; `about` is its metadata.
+    fn call(&self, order: Outbound, about: Map<String, Value>) -> Later<'_, Result<Begun, Refused>>;
+
     /// Has the PBX make a call.
     fn originate(&self, origination: Origination) -> Later<'_, Result<(), Refused>>;
 }
 
 pub(super) fn router<A: Announcements>(shared: Arc<Shared<A>>) -> Router<Arc<Shared<A>>> {
     let api = Router::new()
-        .route("/api/calls", get(list::<A>))
+        .route("/api/calls", get(list::<A>).post(place::<A>))
         .route("/api/calls/{call}/{action}", post(act::<A>))
         // who may make calls may spend money
         .route("/originate", post(originate::<A>))
@@ -70,6 +73,70 @@ async fn list<A: Announcements>(extract::State(shared): Extracted<A>) -> Respons
         .map(|(id, entry)| json!({"call_id": id.to_string(), "uuid": entry.uuid.to_string(), "seconds": entry.started.elapsed().as_secs()}))
         .collect();
     Json(json!({"calls": calls})).into_response()
+}
+
+/// A call that is to be made.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Placed {
+    to: String,
+    via: Option<String>,
+    pbx: Option<String>,
+    caller_id: Option<String>,
+    timeout_s: Option<u32>,
+    uuid: Option<Uuid>,
+    metadata: Map<String, Value>,
+}
+
+/// Longest number.
+const MAX_NUMBER: usize = 64;
+/// Longest key of a request.
+const MAX_KEY: usize = 255;
+
+/// Reads a call that is to be made, and what is to be known about it.
+fn placed(body: &[u8], key: Option<String>) -> Result<(Outbound, Map<String, Value>), String> {
+    let Placed { to, via, pbx, caller_id, timeout_s, uuid, metadata } =
+        serde_json::from_slice(body).map_err(|reason| format!("the body is not what this needs: {reason}"))?;
+    let is_number = |c: char| c.is_ascii_alphanumeric() || "+*#._-".contains(c);
+    // it becomes part of a dial string: nothing in it may mean anything there
+    if to.is_empty() || to.len() > MAX_NUMBER || !to.chars().all(is_number) {
+        return Err(format!("\"to\" is a number of at most {MAX_NUMBER} characters: digits, letters and + * # . _ -"));
+    }
+    if caller_id.as_deref().is_some_and(|id| id.len() > 256 || id.chars().any(char::is_control)) {
+        return Err("\"caller_id\" is one line, e.g. \"Hark <2000>\"".to_owned());
+    }
+    if timeout_s.is_some_and(|seconds| !(1..=600).contains(&seconds)) {
+        return Err("\"timeout_s\" is from 1 to 600".to_owned());
+    }
+    if key.as_deref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
+        return Err(format!("Idempotency-Key has 1 to {MAX_KEY} characters"));
+    }
+    let mut about = metadata;
+    about.insert("direction".to_owned(), "outbound".into());
+    about.insert("to".to_owned(), to.as_str().into());
+    Ok((Outbound { to, via, pbx, caller_id, timeout_s, uuid, key }, about))
+}
+
+async fn place<A: Announcements>(extract::State(shared): Extracted<A>, headers: HeaderMap, body: Body) -> Response {
+    let body = match read(body).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let key = headers.get("idempotency-key").map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned());
+    let (order, about) = match placed(&body, key) {
+        Ok(placed) => placed,
+        Err(reason) => return refuse(StatusCode::BAD_REQUEST, &reason),
+    };
+    let Some(control) = shared.state.control.clone() else { return nobody() };
+    // a task of its own: whoever stops waiting does not leave a call that nobody follows
+    match tokio::spawn(async move { control.call(order, about).await }).await {
+        Ok(Ok(Begun { uuid, call, again })) => {
+            let status = if again { StatusCode::OK } else { StatusCode::CREATED };
+            (status, Json(json!({"uuid": uuid.to_string(), "call_id": call.to_string()}))).into_response()
+        }
+        Ok(Err(refused)) => refusal(&refused),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal fault; see the gateway's log"),
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -364,6 +431,27 @@ mod tests {
             let reason = asked(action, body).unwrap_err();
             assert!(reason.contains(says), "{action} {body}: {reason}");
         }
+    }
+
+    #[test]
+    fn a_number_is_a_number_and_no_part_of_a_dial_string() {
+        let (order, about) = placed(br#"{"to":"+4930123","metadata":{"crm":7,"to":"x"}}"#, None).unwrap();
+        assert_eq!((order.to.as_str(), &about["crm"], &about["to"]), ("+4930123", &json!(7), &json!("+4930123")));
+        assert_eq!(about["direction"], "outbound");
+        for (body, says) in [
+            (r#"{"to":""}"#, "number"),
+            (r#"{"to":"1@elsewhere"}"#, "number"),
+            (r#"{"to":"1&PJSIP/2"}"#, "number"),
+            (r#"{"to":"1/n"}"#, "number"),
+            (r#"{"to":"1","timeout_s":0}"#, "600"),
+            (r#"{"to":"1","caller_id":"a\r\nb"}"#, "one line"),
+            (r#"{"to":"1","endpoint":"PJSIP/1"}"#, "endpoint"),
+            ("7", "body"),
+        ] {
+            let reason = placed(body.as_bytes(), None).unwrap_err();
+            assert!(reason.contains(says), "{body}: {reason}");
+        }
+        assert!(placed(br#"{"to":"1"}"#, Some(String::new())).is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-pub use announce::announce_call;
+pub use announce::{announce_call, announce_outbound};
 pub use announce::{fuzz_answer, fuzz_body};
 pub use calls::{Control, Later};
 #[doc(hidden)]

@@ -2,17 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::{Map, Value};
 use tokio::time::timeout;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::outbound::Outbounds;
 use crate::{
     api::{Control, Later},
     asterisk::{
         ami::{self, Ami},
         ari::{self, ControlError},
     },
-    call::{CallId, Command, Digit, EndReason, Origination, Refusal, Refused, Request, Target},
+    call::{Begun, CallId, Command, Digit, EndReason, Origination, Outbound, Refusal, Refused, Request, Target},
     session::{Entry, Registry},
 };
 
@@ -29,6 +31,7 @@ pub(super) struct Controls {
     registry: Arc<Registry>,
     pbxs: ari::Control,
     ami: Option<Ami>,
+    outbounds: Arc<Outbounds>,
 }
 
 /// A live call that something is to be done with.
@@ -55,8 +58,8 @@ impl Found {
 }
 
 impl Controls {
-    pub fn new(registry: Arc<Registry>, pbxs: ari::Control, ami: &ami::Config) -> Self {
-        Self { registry, pbxs, ami: Ami::of(ami) }
+    pub fn new(registry: Arc<Registry>, pbxs: ari::Control, ami: &ami::Config, outbounds: Arc<Outbounds>) -> Self {
+        Self { registry, pbxs, ami: Ami::of(ami), outbounds }
     }
 
     fn find(&self, call: Uuid) -> Result<Found, Refused> {
@@ -223,6 +226,9 @@ impl Controls {
 impl Control for Controls {
     fn carry_out(&self, call: Uuid, request: Request) -> Later<'_, Result<(), Refused>> {
         Box::pin(async move {
+            if matches!(request, Request::Hangup { .. }) && self.outbounds.cancel(call) {
+                return Ok(());
+            }
             let call = self.find(call)?;
             Self::carry_out(self, call, request).await
         })
@@ -237,6 +243,10 @@ impl Control for Controls {
             }
         });
         Ok(())
+    }
+
+    fn call(&self, order: Outbound, about: Map<String, Value>) -> Later<'_, Result<Begun, Refused>> {
+        Box::pin(self.outbounds.call(order, about))
     }
 
     fn originate(&self, origination: Origination) -> Later<'_, Result<(), Refused>> {

@@ -39,6 +39,55 @@ pub struct Recording {
     pub complete: bool,
 }
 
+/// How a call that we make stands. The last five are ends; one of them comes for every such call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CallStatus {
+    /// The PBX has been told to call.
+    Initiated,
+    /// It rings.
+    Ringing,
+    /// Somebody has answered.
+    Answered,
+    /// The answered call is over.
+    Completed,
+    /// Busy.
+    Busy,
+    /// Nobody answered.
+    NoAnswer,
+    /// It could not be made.
+    Failed,
+    /// It was taken back before anybody answered.
+    Canceled,
+}
+
+impl CallStatus {
+    /// As the webhook body writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Initiated => "initiated",
+            Self::Ringing => "ringing",
+            Self::Answered => "answered",
+            Self::Completed => "completed",
+            Self::Busy => "busy",
+            Self::NoAnswer => "no-answer",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+/// How a call that we make stands, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// How.
+    pub status: CallStatus,
+    /// Why it was not answered: a cause of Q.850.
+    pub cause: Option<u16>,
+    /// And the SIP code.
+    pub sip_code: Option<u16>,
+}
+
 /// Something that happened on a call and that the rest of the business may want to know.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -62,6 +111,8 @@ pub enum CallEvent {
     Turn(Turn),
     /// The call's recording is whole, or as whole as it will be. Not one of the contract's types.
     RecordingReady(Recording),
+    /// How a call that we make stands. Not one of the contract's types.
+    Status(Status),
     /// So many events had to be dropped here. Not one of the contract's types.
     EventsLost(u64),
     /// The call is over: the last event of the contract's types.
@@ -80,6 +131,7 @@ impl CallEvent {
             Self::ServiceFailed(_) => "service_failed",
             Self::Turn(_) => "turn",
             Self::RecordingReady(_) => "recording_ready",
+            Self::Status(_) => "call_status",
             Self::EventsLost(_) => "events_lost",
             Self::Ended(_) => "call_ended",
         }

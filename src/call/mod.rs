@@ -18,7 +18,7 @@ mod turn;
 
 pub use config::{BargeIn, Config, Dtmf, Endpoint, Idle, Policy, Vad};
 pub use dtmf::Collect;
-pub use event::{CallEvent, EndReason, Envelope, Recording, Role};
+pub use event::{CallEvent, CallStatus, EndReason, Envelope, Recording, Role, Status};
 pub use grid::{CATCH_UP, PERIOD};
 pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
 pub use latency::{Latency, Timing, Turn};
@@ -28,6 +28,6 @@ pub use link::{
 };
 pub use machine::{Call, Mode, Setup, Stats};
 pub use playout::Budget;
-pub use request::{Origination, Refusal, Refused, Request, Target};
+pub use request::{Begun, Origination, Outbound, Refusal, Refused, Request, Target};
 pub use tape::{Sink, Tap, Tape};
 pub use turn::{Ending, Lexicon, Rules, VOICE_MS, Weight, languages};

@@ -1,6 +1,8 @@
 //! What the HTTP service, or an agent's tool, asks to be done with a live call.
 
-use super::{Collect, Digit, Say};
+use uuid::Uuid;
+
+use super::{CallId, Collect, Digit, Say};
 
 /// Something to be done with a live call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,36 @@ pub struct Origination {
     pub target: Target,
     /// Caller id, e.g. `Hark <2000>`.
     pub caller_id: Option<String>,
+}
+
+/// A call that we are to make.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outbound {
+    /// The number.
+    pub to: String,
+    /// The name of the dial string; `None`: `default`.
+    pub via: Option<String>,
+    /// The name of the PBX; `None`: the first one.
+    pub pbx: Option<String>,
+    /// Caller id, e.g. `Hark <2000>`; `None`: as the settings say.
+    pub caller_id: Option<String>,
+    /// How long it rings, in s; `None`: as the settings say.
+    pub timeout_s: Option<u32>,
+    /// Its UUID on the wire; `None`: a new one.
+    pub uuid: Option<Uuid>,
+    /// Requests of the same key make one call.
+    pub key: Option<String>,
+}
+
+/// A call that was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Its UUID on the wire.
+    pub uuid: Uuid,
+    /// Our identity of it.
+    pub call: CallId,
+    /// A request before this one had the same key, and this is its call.
+    pub again: bool,
 }
 
 /// Why something was not done.

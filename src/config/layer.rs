@@ -14,6 +14,8 @@ pub const ENDPOINT_DEFAULTS: &str = include_str!("endpoint.toml");
 pub(super) const ENDPOINTS: &str = "webhooks.endpoints.";
 /// Before the name of a further PBX, whose keys are those of `[ari]`.
 pub(super) const PBXS: &str = "ari.pbx.";
+/// Dial strings, by name.
+pub(super) const DIALS: &str = "outbound.dial.";
 
 /// What a setting can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,9 @@ impl Schema {
                 None => self.endpoint.get(setting).map(|(kind, default)| (*kind, Some(default))),
             };
         }
+        if let Some(name) = key.strip_prefix(DIALS) {
+            return (name == "default" || is_endpoint_name(name)).then_some((Kind::Text, None));
+        }
         let key = of_pbx(key).map_or(Cow::Borrowed(key), |setting| format!("ari.{setting}").into());
         self.keys.get(key.as_ref()).map(|(kind, default)| (*kind, Some(default)))
     }
@@ -95,6 +100,7 @@ impl Schema {
             .is_some_and(|rest| rest.is_empty() || is_endpoint_name(rest.trim_end_matches('.')));
         endpoint
             || pbx
+            || format!("{key}.") == DIALS
             || self.keys.keys().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
     }
 

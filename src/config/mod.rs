@@ -23,7 +23,7 @@ use serde::{
 
 use self::{
     contract::{Contract, given},
-    layer::{ENDPOINTS, Layer, PBXS, Schema, plain},
+    layer::{DIALS, ENDPOINTS, Layer, PBXS, Schema, plain},
 };
 pub use self::{
     fault::{Fault, Faults, redacted_url},
@@ -49,6 +49,8 @@ pub struct Config {
     pub ami: ami::Config,
     /// chan_websocket.
     pub websocket: websocket::Config,
+    /// Calls that we make.
+    pub outbound: Outbound,
     /// The HTTP service.
     pub http: api::Config,
     /// The AI services.
@@ -77,6 +79,24 @@ pub struct Config {
     pub notices: Vec<String>,
     /// Every setting as it may be shown, by name.
     pub settings: Vec<Setting>,
+}
+
+/// Calls that we make.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Outbound {
+    /// Dial strings by name; `{to}` in them is the number.
+    pub dial: BTreeMap<String, String>,
+    /// Caller id; unset = the endpoint's own.
+    pub caller_id: Option<String>,
+    /// How long it rings, in s.
+    pub timeout_s: u32,
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self { dial: BTreeMap::new(), caller_id: None, timeout_s: 30 }
+    }
 }
 
 /// Where what comes from outside may send calls.
@@ -244,6 +264,7 @@ impl Config {
             ari: merged.section("ari", &mut faults),
             ami: merged.section("ami", &mut faults),
             websocket: merged.section("websocket", &mut faults),
+            outbound: merged.section("outbound", &mut faults),
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
@@ -272,6 +293,7 @@ impl Default for Config {
             ari: ari::Config::default(),
             ami: ami::Config::default(),
             websocket: websocket::Config::default(),
+            outbound: Outbound::default(),
             http: api::Config::default(),
             agent: agent::Config::default(),
             call: call::Config::default(),
@@ -414,7 +436,7 @@ impl Merged {
     }
 
     fn settings(&self, schema: &Schema) -> Vec<Setting> {
-        let is_named = |key: &&str| key.starts_with(ENDPOINTS) || key.starts_with(PBXS);
+        let is_named = |key: &&str| [ENDPOINTS, PBXS, DIALS].iter().any(|section| key.starts_with(section));
         let named = self.values.keys().map(String::as_str).filter(is_named);
         schema
             .keys()

@@ -78,6 +78,8 @@ fn default_toml_has_every_key_of_every_struct() {
         ("call.dtmf", fields::<call::Dtmf>()),
         ("webhooks", fields::<webhook::Config>()),
         ("webhooks.initiate", fields::<webhook::Initiate>()),
+        ("ami", fields::<crate::asterisk::ami::Config>()),
+        ("outbound", fields::<Outbound>()),
         ("routing", fields::<Routing>()),
         ("database", fields::<Database>()),
         ("tls", fields::<Tls>()),
@@ -89,6 +91,7 @@ fn default_toml_has_every_key_of_every_struct() {
     }
     let sections = [
         "ari.pbx",
+        "outbound.dial",
         "call.vad",
         "call.barge_in",
         "call.endpoint",
@@ -495,4 +498,14 @@ proptest! {
         Layer::from_file(&Schema::new(), Path::new("hark.toml"), &text, &mut faults);
         prop_assert!(faults.0.iter().all(|fault| !fault.to_string().contains('\n')));
     }
+}
+
+#[test]
+fn dial_strings_have_names() {
+    let file = "[outbound]\ncaller_id = \"Hark <1>\"\n[outbound.dial]\ndefault = \"PJSIP/{to}@trunk\"\noffice = \"Local/{to}@in\"";
+    let config = with_file(file, &[]).unwrap();
+    assert_eq!((config.outbound.dial.len(), config.outbound.dial["office"].as_str()), (2, "Local/{to}@in"));
+    assert_eq!((config.outbound.caller_id.as_deref(), config.outbound.timeout_s), (Some("Hark <1>"), 30));
+    let wrong = with_file("[outbound.dial]\ndefault = 7\n[outbound]\ntimeout_s = 0", &[]).unwrap_err();
+    assert_eq!(wrong.0.len(), 2, "{wrong}");
 }

@@ -26,6 +26,7 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("websocket.dead_peer_ms", 100, 600_000),
     ("websocket.max_pending", 1, 100_000),
     ("websocket.lead_ms", 0, 2_000),
+    ("outbound.timeout_s", 1, 600),
     ("ari.timeout_ms", 100, 600_000),
     ("ari.ping_ms", 100, 600_000),
     ("ari.replaced_s", 1, 86_400),

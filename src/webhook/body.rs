@@ -49,6 +49,11 @@ enum Payload<'a> {
     Lost {
         count: u64,
     },
+    Status {
+        status: &'a str,
+        cause: Option<u16>,
+        sip_code: Option<u16>,
+    },
     Fault {
         code: &'a str,
         message: &'a str,
@@ -82,6 +87,9 @@ pub fn render(envelope: &Envelope) -> Bytes {
             duration_ms: recording.duration.map(millis),
             complete: recording.complete,
         },
+        CallEvent::Status(status) => {
+            Payload::Status { status: status.status.as_str(), cause: status.cause, sip_code: status.sip_code }
+        }
         CallEvent::EventsLost(count) => Payload::Lost { count: *count },
         CallEvent::ServiceFailed(fault) => Payload::Fault { code: fault.code, message: &fault.message },
         CallEvent::Turn(turn) => {

@@ -17,9 +17,12 @@ pub const ENDPOINT_DISABLED: &str = "endpoint_disabled";
 pub const EVENTS_LOST: &str = "events_lost";
 /// The recording of a call can be fetched.
 pub const RECORDING_READY: &str = "recording_ready";
+/// How a call that we make stands.
+pub const CALL_STATUS: &str = "call_status";
 
 /// Types that other receivers can subscribe to as well.
-pub const MORE: [&str; 6] = [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED, EVENTS_LOST, RECORDING_READY];
+pub const MORE: [&str; 7] =
+    [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED, EVENTS_LOST, RECORDING_READY, CALL_STATUS];
 
 /// Whether there are events of this type.
 #[must_use]

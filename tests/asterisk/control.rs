@@ -20,10 +20,15 @@ use crate::support::sts_server::{Mode, Step, StsServer};
 
 /// Status and body of `POST path`.
 pub async fn post(http: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
+    post_with(http, path, "", body).await
+}
+
+/// The same with a line of the head of the test's own.
+pub async fn post_with(http: SocketAddr, path: &str, header: &str, body: &Value) -> (u16, Value) {
     let mut stream = TcpStream::connect(http).await.expect("it listens");
     let body = body.to_string();
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n{header}\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).await.expect("it reads");
@@ -41,7 +46,7 @@ async fn reason(hark: &Hark, uuid: Uuid) -> Value {
     events.into_iter().find(is_report).expect("it was waited for")["payload"]["reason"].clone()
 }
 
-fn reports(config: &mut hark::config::Config) {
+pub fn reports(config: &mut hark::config::Config) {
     let report = EndpointConfig {
         url: config.webhooks.url.clone(),
         secret: config.webhooks.secret.clone(),

@@ -15,5 +15,6 @@ mod control;
 mod conversation;
 mod endings;
 mod fallback;
+mod outbound;
 mod recordings;
 mod websocket;

@@ -3,7 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use hark::{
-    call::{CallEvent, CallId, Digit, EndReason, Envelope, EventId, Fault, Latency, Recording, Role, Turn},
+    call::{
+        CallEvent, CallId, CallStatus, Digit, EndReason, Envelope, EventId, Fault, Latency, Recording, Role, Status,
+        Turn,
+    },
     webhook::{Config, EndpointConfig, Webhooks, catalogue, schedule::Retry},
 };
 use serde_json::{Value, json};
@@ -129,6 +132,8 @@ async fn every_event_is_as_its_schema_says() {
         turn(None),
         turn(Some(whole)),
         CallEvent::EventsLost(3),
+        CallEvent::Status(Status { status: CallStatus::Ringing, cause: None, sip_code: None }),
+        CallEvent::Status(Status { status: CallStatus::NoAnswer, cause: Some(19), sip_code: Some(480) }),
         recording(Some(Duration::from_secs(3))),
         recording(None),
         CallEvent::ServiceFailed(Fault { code: "a.b", message: "c".to_owned() }),

@@ -1,5 +1,6 @@
 //! What the tests need around the gateway: a private Asterisk, a phone, and a plain AudioSocket server to prove both.
 pub mod audiosocket;
+pub mod callee;
 pub mod g711;
 pub mod hark;
 pub mod lab;

@@ -136,7 +136,7 @@ impl Drop for Call {
     }
 }
 
-fn offer(codec: Codec, port: u16) -> String {
+pub fn offer(codec: Codec, port: u16) -> String {
     let payload_type = codec.payload_type();
     let clock = codec.rate();
     format!(

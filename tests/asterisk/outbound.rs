@@ -1,0 +1,160 @@
+//! Calls that we make: the phone is called, and what is told of it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::ari::World;
+use crate::calls::SECOND;
+use crate::control::{post, post_with, reports};
+use crate::support::callee::{Answered, Callee};
+use crate::support::g711::Codec;
+use crate::support::sts_server::Step;
+use crate::support::{PATIENCE, find, noise};
+
+/// A world that dials this phone.
+async fn world(callee: &Callee) -> World {
+    let dial = format!("PJSIP/phone/sip:{{to}}@{}", callee.address);
+    World::start(|config| {
+        config.outbound.dial.insert("default".to_owned(), dial);
+        config.outbound.dial.insert("nobody".to_owned(), "PJSIP/{to}@no-such-endpoint".to_owned());
+        config.outbound.caller_id = Some("Hark <4711>".to_owned());
+        reports(config);
+        let report = config.webhooks.endpoints.get_mut("report").expect("it was made");
+        report.events.push("call_status".to_owned());
+    })
+    .await
+}
+
+async fn call(world: &World, body: Value) -> (u16, Value) {
+    post(world.hark.gateway.http.expect("HTTP is on"), "/api/calls", &body).await
+}
+
+fn uuid(answer: &Value) -> Uuid {
+    answer["uuid"].as_str().expect("a UUID").parse().expect("a UUID")
+}
+
+/// Every status of a call, and why it was over.
+async fn story(world: &World, uuid: Uuid) -> (Vec<Value>, Value) {
+    let is_report = |event: &Value| event["type"] == "call_completed";
+    let events = world.hark.events(uuid, |events| events.iter().any(is_report)).await;
+    let of = |kind: &str| {
+        events.iter().filter(|event| event["type"] == kind).map(|event| event["payload"].clone()).collect::<Vec<_>>()
+    };
+    let reports = of("call_completed");
+    assert_eq!(reports.len(), 1, "{events:?}");
+    (of("call_status"), reports[0].clone())
+}
+
+fn names(statuses: &[Value]) -> Vec<&str> {
+    statuses.iter().map(|status| status["status"].as_str().expect("a status")).collect()
+}
+
+async fn answered(callee: &mut Callee) -> Answered {
+    timeout(PATIENCE, callee.answered.recv()).await.expect("in time").expect("the phone lives")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_answers_and_talks_with_the_agent() {
+    let mut callee = Callee::start().await;
+    let world = world(&callee).await;
+    let number = world.service.session_count();
+    let (status, answer) = call(&world, json!({"to": "answer", "metadata": {"crm": "c-7"}})).await;
+    assert_eq!(status, 201, "{answer}");
+    let uuid = uuid(&answer);
+    let mut phone = answered(&mut callee).await;
+    assert!(phone.from.contains("Hark") && phone.from.contains("4711"), "{}", phone.from);
+    let session = world.service.session(number).await;
+    session.until(|record| !record.audio.is_empty()).await;
+    let sentence = Codec::Ulaw.heard(&noise(SECOND, 21));
+    session.step(Step::Speak(sentence.clone(), 320));
+    let there = |rtp: &crate::support::rtp::Rtp| find(&rtp.audio(), &sentence).is_some();
+    assert!(phone.rtp.wait(Duration::from_secs(10), there).await, "the phone never heard it whole");
+    let words = noise(SECOND, 22);
+    phone.rtp.play(&words);
+    let heard = Codec::Ulaw.heard(&words);
+    session.until(|record| find(&record.audio, &heard).is_some()).await;
+    // the agent is done: there is no dialplan behind such a call
+    let path = format!("/api/calls/{uuid}/hangup");
+    assert_eq!(post(world.hark.gateway.http.expect("HTTP is on"), &path, &json!({})).await.0, 200);
+    let bye = timeout(PATIENCE, phone.requests.recv()).await.expect("in time").expect("the phone lives");
+    assert_eq!(bye.method(), "BYE");
+    let (statuses, report) = story(&world, uuid).await;
+    assert_eq!(names(&statuses), ["initiated", "ringing", "answered", "completed"]);
+    assert_eq!((&report["reason"], &report["connected"]), (&json!("hangup"), &json!(true)));
+    assert_eq!((&report["metadata"]["crm"], &report["metadata"]["direction"]), (&json!("c-7"), &json!("outbound")));
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_has_its_status_its_cause_and_one_report() {
+    let callee = Callee::start().await;
+    let world = world(&callee).await;
+    for (number, end, code, sip) in [
+        ("486", "busy", "call.busy", 486),
+        ("600", "busy", "call.busy", 600),
+        ("603", "failed", "call.failed", 603),
+        ("404", "failed", "call.failed", 404),
+        ("480", "no-answer", "call.no_answer", 480),
+        ("500", "failed", "call.failed", 500),
+        ("503", "failed", "call.failed", 503),
+    ] {
+        let (status, answer) = call(&world, json!({"to": number})).await;
+        assert_eq!(status, 201, "{answer}");
+        let (statuses, report) = story(&world, uuid(&answer)).await;
+        assert_eq!(names(&statuses), ["initiated", "ringing", end], "{number}");
+        assert_eq!(statuses[2]["sip_code"], sip, "{number}: {}", statuses[2]);
+        assert_eq!((&report["reason"], &report["connected"]), (&json!(code), &json!(false)), "{number}");
+        assert_eq!(report["metadata"]["to"], number);
+    }
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_answers_and_a_call_is_taken_back() {
+    let callee = Callee::start().await;
+    let world = world(&callee).await;
+    for (number, steps) in [("ring", &["initiated", "ringing", "no-answer"][..]), ("dead", &["initiated", "no-answer"])]
+    {
+        let (_, answer) = call(&world, json!({"to": number, "timeout_s": 1})).await;
+        let (statuses, report) = story(&world, uuid(&answer)).await;
+        assert_eq!(names(&statuses), steps);
+        assert_eq!(report["reason"], "call.no_answer");
+    }
+    let (_, answer) = call(&world, json!({"to": "ring"})).await;
+    let uuid = uuid(&answer);
+    world.hark.events(uuid, |events| events.iter().any(|event| event["payload"]["status"] == "ringing")).await;
+    let http = world.hark.gateway.http.expect("HTTP is on");
+    assert_eq!(post(http, &format!("/api/calls/{uuid}/hangup"), &json!({})).await.0, 200);
+    let (statuses, report) = story(&world, uuid).await;
+    assert_eq!(names(&statuses), ["initiated", "ringing", "canceled"]);
+    assert_eq!(report["reason"], "call.canceled");
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_called_is_said_at_once_and_a_key_makes_one_call() {
+    let callee = Callee::start().await;
+    let world = world(&callee).await;
+    let (status, answer) = call(&world, json!({"to": "1", "via": "moon"})).await;
+    assert_eq!((status, &answer["code"]), (409, &json!("outbound.via")), "{answer}");
+    let (status, answer) = call(&world, json!({"to": "1", "via": "nobody"})).await;
+    assert_eq!((status, &answer["code"]), (502, &json!("ari.server")), "{answer}");
+    let (status, answer) = call(&world, json!({"to": "1@elsewhere"})).await;
+    assert_eq!(status, 400, "{answer}");
+    let http = world.hark.gateway.http.expect("HTTP is on");
+    let ask = async |body: Value| post_with(http, "/api/calls", "Idempotency-Key: k-1\r\n", &body).await;
+    let (first, one) = ask(json!({"to": "486"})).await;
+    let (second, two) = ask(json!({"to": "486"})).await;
+    assert_eq!((first, second, &one), (201, 200, &two));
+    assert_eq!(ask(json!({"to": "600"})).await.0, 409, "another call with the same key");
+    let (statuses, _) = story(&world, uuid(&one)).await;
+    assert_eq!(names(&statuses), ["initiated", "ringing", "busy"]);
+    world.empty().await;
+    world.stop().await;
+}
