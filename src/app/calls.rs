@@ -233,6 +233,7 @@ impl Calls {
         let setup = Setup {
             rules: Arc::clone(&self.rules),
             rate,
+            lead: leg.lead(),
             mode: mode(&route, self.rules.config.interrupt_listening),
             ambience: sounds.ambience,
             apology: sounds.apology,

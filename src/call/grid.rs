@@ -106,6 +106,13 @@ impl Grid {
         self.advance(now);
     }
 
+    /// What was sent ahead of `now` has been thrown away: its slots are free again.
+    pub fn flushed(&mut self, now: Instant) {
+        let ahead = self.slot.saturating_duration_since(now).as_nanos() / PERIOD.as_nanos();
+        // later than `now` still
+        self.slot -= PERIOD * u32::try_from(ahead).unwrap_or(0);
+    }
+
     fn advance(&mut self, now: Instant) {
         self.slot += PERIOD;
         if now > self.slot + PERIOD * MAX_BEHIND {

@@ -33,6 +33,8 @@ pub enum Output {
     Event(CallEvent, Instant),
     /// What the agent was saying has been heard: whoever asked for [`Command::HandOver`] may give the caller away.
     HeardOut,
+    /// So many frames that the leg was given last will not be heard.
+    Unheard(usize),
     /// The call is over: carry out what is before it, then leave the loop. Comes once, last.
     End(EndReason),
 }

@@ -3,6 +3,8 @@
 //! Nothing in here is dropped unless it is cut. [`Playout::hold`] stops and keeps everything, [`Playout::resume`] goes on from the
 //! heard position, [`Playout::cut`] throws away. All three leave a 5 ms fade, so that the caller hears no click.
 
+mod ahead;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -12,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use self::ahead::Ahead;
 use super::UtteranceId;
 use crate::audio::{Frame, Rate, level, mix, spare};
 
@@ -54,6 +57,13 @@ impl Piece {
         }
     }
 
+    fn samples(&self) -> &[i16] {
+        match self {
+            Self::Samples { samples, position, .. } => &samples[*position..],
+            Self::End(_) => &[],
+        }
+    }
+
     /// Samples that have not been played.
     fn left(&self) -> usize {
         match self {
@@ -79,6 +89,10 @@ pub struct Playout {
     /// Silence put into a running stream, in samples, to be taken back at silent frames.
     debt: usize,
     skipped_frames: u64,
+    /// Where the leg buffers: what it has.
+    ahead: Option<Box<Ahead>>,
+    /// An utterance ended with what was taken last.
+    ended: bool,
 }
 
 impl Playout {
@@ -96,6 +110,8 @@ impl Playout {
             tail: Vec::new(),
             debt: 0,
             skipped_frames: 0,
+            ahead: None,
+            ended: false,
         }
     }
 
@@ -154,7 +170,7 @@ impl Playout {
     }
 
     /// The next frame, padded with silence where there is too little; `None` where there is nothing or all is held.
-    /// Utterances that it ends are added to `played`.
+    /// Utterances that it ends are added to `played`, unless what is taken is kept ([`Self::keep`]) until it was heard.
     pub fn take(&mut self, played: &mut Vec<UtteranceId>) -> Option<Frame> {
         let len = self.rate.frame_samples();
         if !self.tail.is_empty() {
@@ -164,6 +180,8 @@ impl Playout {
         if self.held {
             return None;
         }
+        let before = self.current;
+        self.ended = false;
         let mut frame = Frame::silence(self.rate);
         let mut filled = self.fill(frame.samples_mut(), played);
         // A real-time stream that was late once stays one frame behind for ever unless its own silence is left out.
@@ -172,6 +190,9 @@ impl Playout {
             self.skipped_frames += 1;
             frame.samples_mut().fill(0);
             filled = self.fill(frame.samples_mut(), played);
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.taken(before, filled > 0, played);
         }
         if filled == 0 {
             return None;
@@ -204,11 +225,11 @@ impl Playout {
     }
 
     /// Goes on from where it stopped.
-    pub const fn resume(&mut self) {
+    pub fn resume(&mut self) {
         if self.held {
             self.held = false;
             // what has not begun begins as it is
-            self.fade_in = self.current.is_some();
+            self.fade_in = self.current.is_some() || self.unheard() > 0;
         }
     }
 
@@ -237,15 +258,19 @@ impl Playout {
     #[must_use]
     pub fn next(&self) -> Option<UtteranceId> {
         // an end that has not been played yet is still to come, but makes no sound
-        let waiting = self.queue.iter().find(|piece| piece.left() > 0).map(Piece::utterance);
-        waiting.or(self.current.map(|(utterance, _)| utterance))
+        let waiting = self.queue.iter().filter(|piece| piece.left() > 0).map(Piece::utterance);
+        self.sent_utterances().chain(waiting).next().or(self.current.map(|(utterance, _)| utterance))
     }
 
     /// The agent's utterance that waits or plays now; none of [`OURS`].
     #[must_use]
     pub fn latest(&self) -> Option<UtteranceId> {
         let waiting = self.queue.iter().map(Piece::utterance);
-        waiting.chain(self.current.map(|(utterance, _)| utterance)).filter(|utterance| utterance.0 < OURS).max()
+        self.sent_utterances()
+            .chain(waiting)
+            .chain(self.current.map(|(utterance, _)| utterance))
+            .filter(|utterance| utterance.0 < OURS)
+            .max()
     }
 
     fn fade_samples(&self) -> usize {
@@ -263,6 +288,9 @@ impl Playout {
         while filled < tail.len() {
             filled += self.fill_from_front(&mut tail[filled..]);
         }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.taking.clear();
+        }
         let fade = tail.len();
         mix::fade_out(&mut tail, fade);
         self.tail = tail;
@@ -274,7 +302,11 @@ impl Playout {
         while let Some(piece) = self.queue.front() {
             match piece {
                 Piece::End(utterance) => {
-                    played.push(*utterance);
+                    self.ended = true;
+                    match &mut self.ahead {
+                        Some(ahead) => ahead.taking.push(Piece::End(*utterance)),
+                        None => played.push(*utterance),
+                    }
                     if self.current.is_some_and(|(current, _)| current == *utterance) {
                         self.current = None;
                     }
@@ -293,6 +325,11 @@ impl Playout {
         let count = (samples.len() - *position).min(into.len());
         into[..count].copy_from_slice(&samples[*position..*position + count]);
         *position += count;
+        if let Some(ahead) = &mut self.ahead {
+            let mut kept = spare::take(count);
+            kept.extend_from_slice(&into[..count]);
+            ahead.taking.push(Piece::Samples { utterance: *utterance, samples: kept, position: 0 });
+        }
         match &mut self.current {
             Some((current, heard)) if current == utterance => *heard += count,
             current => *current = Some((*utterance, count)),

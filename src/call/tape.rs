@@ -92,6 +92,14 @@ impl Tape {
         self.heard.last = 0;
     }
 
+    /// The last so many frames that it was told were heard are not: the leg had them ahead of their time.
+    pub fn flushed(&mut self, frames: usize) {
+        let length = self.heard.samples.len().saturating_sub(frames * self.rate.frame_samples());
+        self.heard.samples.truncate(length);
+        self.heard.gap = None;
+        self.heard.last = 0;
+    }
+
     /// Silence from here, or sound again: the recording keeps its length.
     pub const fn pause(&mut self, paused: bool) {
         self.paused = paused;
@@ -174,7 +182,8 @@ impl Track {
         // a clock that runs ahead of ours: one frame less, now and then
         let early = (self.samples.len() as u64).saturating_sub(place);
         self.last = 0;
-        if early > 4 * behind {
+        // (frames for a leg that buffers come up to half a second ahead)
+        if early > 10 * behind {
             return;
         }
         self.last = frame.len();

@@ -66,6 +66,7 @@ fn default_toml_has_every_key_of_every_struct() {
     for (section, fields) in [
         ("audiosocket", fields::<audiosocket::Config>()),
         ("ari", fields::<crate::asterisk::ari::Config>()),
+        ("websocket", fields::<crate::asterisk::websocket::Config>()),
         ("http", fields::<api::Config>()),
         ("agent", fields::<agent::Config>()),
         ("call", fields::<call::Config>()),

@@ -25,7 +25,7 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("websocket.idle_media_s", 1, 86_400),
     ("websocket.dead_peer_ms", 100, 600_000),
     ("websocket.max_pending", 1, 100_000),
-    ("websocket.lead_ms", 0, 2_000),
+    ("websocket.lead_ms", 0, 500),
     ("outbound.timeout_s", 1, 600),
     ("ari.timeout_ms", 100, 600_000),
     ("ari.ping_ms", 100, 600_000),

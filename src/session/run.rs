@@ -213,6 +213,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
         Setup {
             rules: Arc::clone(&self.setup.rules),
             rate: self.setup.rate,
+            lead: self.setup.lead,
             mode: self.setup.mode,
             ambience: self.setup.ambience.take(),
             apology: Arc::clone(&self.setup.apology),
@@ -404,7 +405,8 @@ impl Driver {
                     if let (LegCommand::Audio(frame), Some(ear)) = (&command, &mut self.ear) {
                         ear.played(frame);
                     }
-                    let audio = matches!(command, LegCommand::Audio(_));
+                    // a mark goes out with the audio behind it
+                    let audio = matches!(command, LegCommand::Audio(_) | LegCommand::Mark(_));
                     let sent = session.leg.send(command);
                     self.follow(Source::Leg, audio, &sent);
                     if let (Some(tape), Sent::Refused(LegCommand::Audio(_))) = (&mut session.tape, &sent) {
@@ -436,6 +438,11 @@ impl Driver {
                     });
                 }
                 Output::HeardOut => session.heard_out.notify_one(),
+                Output::Unheard(frames) => {
+                    if let Some(tape) = &mut session.tape {
+                        tape.flushed(frames);
+                    }
+                }
                 Output::End(reason) => self.end = Some(reason),
             }
         }

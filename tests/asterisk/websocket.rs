@@ -176,3 +176,35 @@ async fn a_full_gateway_does_not_answer() {
     second.hang_up().await;
     world.stop().await;
 }
+
+/// The lead is thrown away in Asterisk: the caller hears nothing after the interruption but the next words.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interruption_silences_the_agent_at_once_and_the_next_words_are_whole() {
+    let world = World::start(|config| config.websocket.lead_ms = 500).await;
+    for extension in ["ws_slin", "wj_slin"] {
+        let (call, session, uuid) = connect(&world.lab, &world.service, extension, Codec::Ulaw).await;
+        let long = Codec::Ulaw.heard(&noise(20 * SECOND, 21));
+        session.step(Step::Speak(long.clone(), 320));
+        assert!(call.rtp.wait(Duration::from_secs(10), |rtp| loud(&rtp.audio()) > SECOND).await);
+        session.step(Step::Interruption);
+        world.hark.events(uuid, |events| events.iter().any(|event| event["type"] == "interruption")).await;
+        let before = loud(&call.rtp.audio());
+        let next = Codec::Ulaw.heard(&noise(SECOND, 22));
+        session.step(Step::Speak(next.clone(), 320));
+        heard_by_phone(&call, &next).await;
+        let audio = call.rtp.audio();
+        // the event took its time, the audio did not wait for it
+        let after = (loud(&audio) - loud(&next)).saturating_sub(before);
+        assert!(after < SECOND / 5, "{after} samples of the interrupted words came after the interruption");
+        // what was played of it is its beginning, without a gap (the last frame fades)
+        assert!(find(&audio, &long[..SECOND]).is_some(), "the beginning, whole");
+        call.hang_up().await;
+        assert_eq!(world.hark.story(uuid).await, ["call_started", "interruption", "call_ended"]);
+        world.lab.idle().await;
+    }
+    world.stop().await;
+}
+
+fn loud(samples: &[i16]) -> usize {
+    samples.iter().filter(|sample| sample.unsigned_abs() > 100).count()
+}

@@ -155,6 +155,7 @@ fn rig_with(journal: usize, panics_on_audio: bool, ambience: Option<Ambience>) -
         setup: Setup {
             rules: Arc::new(Rules::new(Config::default())),
             rate: Rate::R8K,
+            lead: Duration::ZERO,
             mode: Mode::default(),
             ambience,
             apology: Arc::new([-500; 1_600]),

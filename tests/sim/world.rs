@@ -229,6 +229,7 @@ impl World {
         let setup = Setup {
             rules: Arc::new(Rules::new(config)),
             rate: RATE,
+            lead: Duration::ZERO,
             mode: plan.mode,
             ambience: None,
             apology: Arc::new(APOLOGY),
@@ -399,7 +400,7 @@ impl World {
                     self.later(after, Happening::Words(Role::User));
                     self.later(after, Happening::AgentFails);
                 }
-                Output::Agent(_) | Output::HeardOut => {}
+                Output::Agent(_) | Output::HeardOut | Output::Unheard(_) => {}
                 Output::Event(event, at) => {
                     assert!(at <= self.now);
                     self.event(event);

@@ -28,11 +28,11 @@ impl Call {
             Some(Turn::Onset) => {
                 self.has_words = false;
                 self.dismissed = false;
-                self.hold_for_voice(now);
+                self.hold_for_voice(now, out);
             }
             Some(Turn::Confirmed) => {
                 self.dismissed = false;
-                self.hold_for_voice(now);
+                self.hold_for_voice(now, out);
                 if !self.mode.transcribes {
                     // nobody will tell of words
                     self.idle.answered();
@@ -121,7 +121,7 @@ impl Call {
     }
 
     /// The agent holds while the caller's voice is heard, unless what it says is protected.
-    pub(super) fn hold_for_voice(&mut self, now: Instant) {
+    pub(super) fn hold_for_voice(&mut self, now: Instant, out: &mut Vec<Output>) {
         let may = self.mode.barge_in && self.state == State::Live && !self.dismissed && !self.playout.is_held();
         if may
             && self.voice.is_active()
@@ -129,7 +129,13 @@ impl Call {
             && self.is_agent_speaking()
             && !self.is_protected()
         {
-            self.playout.hold();
+            match self.playout.unheard() {
+                0 => self.playout.hold(),
+                _ => {
+                    self.flush(now, out);
+                    self.playout.hold_ahead();
+                }
+            }
             self.held_since = Some(now);
         }
     }
@@ -179,7 +185,9 @@ impl Call {
         }
         self.stats.interruptions += 1;
         self.cut(now, out);
-        out.push(Output::Leg(LegCommand::Flush(0)));
+        if self.lead.is_zero() {
+            out.push(Output::Leg(LegCommand::Flush(0)));
+        }
         out.push(Output::Event(CallEvent::Interruption, now));
     }
 
@@ -195,6 +203,8 @@ impl Call {
 
     /// Throws away what waits and tells the agent what was heard.
     pub(super) fn cut(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.flush(now, out);
+        self.settle();
         self.cut_up_to = self.cut_up_to.max(self.playout.latest());
         let unheard = if self.pending.take().is_some() { Duration::from_millis(20) } else { Duration::ZERO };
         let delay = Duration::from_millis(self.config().network_delay_ms) + unheard;

@@ -7,6 +7,7 @@ use crate::call::{AgentInput, CallEvent, EndReason, LegCommand, Output, Say, tur
 
 impl Call {
     pub(super) fn timers(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.unanswered(now, out);
         match self.state {
             State::Finishing { reason, at, until } if now >= until => self.conclude(reason, at, out),
             State::Live => {

@@ -20,7 +20,8 @@ impl Call {
                 }
             }
             LegEvent::Dtmf(digit) => self.digit(digit, now, out),
-            LegEvent::Marked(_) | LegEvent::Flushed(_) => {}
+            LegEvent::Marked(mark) => self.marked(mark, now, out),
+            LegEvent::Flushed(fence) => self.flushed(fence),
             LegEvent::Refused(frame) => self.refused(frame, now, out),
             LegEvent::Hangup(cause) => {
                 self.leg_gone = true;

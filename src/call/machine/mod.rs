@@ -1,6 +1,7 @@
 //! The state machine of one conversation.
 
 mod agent;
+mod ahead;
 mod barge_in;
 mod ending;
 mod handing;
@@ -74,6 +75,8 @@ pub struct Setup {
     pub rules: Arc<Rules>,
     /// The leg's rate.
     pub rate: Rate,
+    /// How far ahead of the caller's ear the leg may be sent audio.
+    pub lead: Duration,
     /// The kind of agent.
     pub mode: Mode,
     /// Mixed into everything the caller hears, at the leg's rate.
@@ -105,6 +108,8 @@ pub struct Stats {
     pub taken_back: u64,
     /// Silent frames left out to take back silence put into a stream that was late.
     pub skipped_frames: u64,
+    /// Marks that a leg that buffers never reported.
+    pub lost_marks: u64,
     /// Samples of agent speech dropped because their utterance had been cut.
     pub late_samples: u64,
 }
@@ -154,6 +159,7 @@ struct Hearing {
 pub struct Call {
     rules: Arc<Rules>,
     mode: Mode,
+    lead: Duration,
     rate: Rate,
     apology: Arc<[i16]>,
     ambience: Option<Ambience>,
@@ -203,6 +209,13 @@ pub struct Call {
     words_out: bool,
     in_flight: bool,
     stalled_since: Option<Instant>,
+    /// The flush that the leg has not answered, and since when.
+    flushing: Option<(u32, Instant)>,
+    fence: u32,
+    /// A mark has been reported.
+    has_marks: bool,
+    /// Frames that the leg is behind.
+    backlog: u32,
     cut_up_to: Option<UtteranceId>,
     /// The agent is only heard out: what comes behind this utterance is not.
     last_of_all: Option<UtteranceId>,
@@ -221,14 +234,19 @@ impl Call {
     #[must_use]
     pub fn new(setup: Setup, now: Instant, out: &mut Vec<Output>) -> Self {
         out.push(Output::Event(CallEvent::Started, now));
+        let mut playout = Playout::new(setup.rate, Arc::clone(&setup.budget));
+        if !setup.lead.is_zero() {
+            playout.keep();
+        }
         Self {
-            playout: Playout::new(setup.rate, Arc::clone(&setup.budget)),
+            playout,
             grid: Grid::new(Duration::from_millis(setup.rules.config.cushion_ms), now),
             voice: Voice::new(setup.rules.config.vad.clone()),
             end_after: Duration::from_millis(setup.rules.config.vad.redemption_ms),
             collector: Collect::of(&setup.rules.config.dtmf).filter(|_| setup.mode.obeys).map(Collector::new),
             rules: setup.rules,
             mode: setup.mode,
+            lead: setup.lead,
             rate: setup.rate,
             apology: setup.apology,
             ambience: setup.ambience,
@@ -259,6 +277,10 @@ impl Call {
             words_out: false,
             in_flight: false,
             stalled_since: None,
+            flushing: None,
+            fence: 0,
+            has_marks: false,
+            backlog: 0,
             cut_up_to: None,
             last_of_all: None,
             heard_out_by: None,
@@ -294,10 +316,11 @@ impl Call {
     /// [`Self::handle`] wants a [`Input::Tick`] no later than this: the loop's only timer.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        let play = if self.owed && !self.playout.is_ready() {
+        let ready = self.is_ready();
+        let play = if self.owed && !ready {
             self.grid.earliest().max(self.grid.slot() + PATIENCE)
         } else {
-            self.grid.earliest()
+            self.next_slot(ready)
         };
         match self.state {
             State::Over => self.started + Duration::from_secs(86_400 * 365),
@@ -331,7 +354,7 @@ impl Call {
 
     /// Whether the agent's voice is, or is about to be, in the caller's ear.
     fn is_agent_speaking(&self) -> bool {
-        self.running || self.pending.is_some() || self.playout.queued() > 0
+        self.running || self.pending.is_some() || self.playout.queued() > 0 || self.playout.unheard() > 0
     }
 
     fn max_duration(&self) -> Option<Instant> {

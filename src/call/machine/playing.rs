@@ -15,16 +15,21 @@ impl Call {
         if !plays || self.leg_gone {
             return;
         }
-        self.hold_for_voice(now);
-        let ready = self.pending.is_some() || self.playout.is_ready();
-        let due = now >= self.grid.earliest();
+        self.hold_for_voice(now, out);
+        let ready = self.is_ready();
+        let due = now >= self.next_slot(ready);
         let late_frame_came = self.owed && ready && self.grid.may_send(now);
         if !due && !late_frame_came {
+            return;
+        }
+        if self.is_far_ahead() && !self.playout.is_fading() {
+            self.grid.sent(now);
             return;
         }
         if !ready {
             if let State::Draining { reason } = self.state
                 && self.playout.queued() == 0
+                && self.playout.unheard() == 0
                 && self.is_heard_out()
             {
                 self.finish(reason, now, out);
@@ -47,16 +52,17 @@ impl Call {
         }
         self.played.clear();
         let is_fade = self.playout.is_fading();
-        let taken = self.playout.take(&mut self.played);
-        let ended = !self.played.is_empty();
-        for utterance in self.played.drain(..) {
-            self.protected.retain(|&protected| protected != utterance);
-            if utterance != APOLOGY && utterance != DIALLED {
-                out.push(Output::Agent(AgentInput::Played(utterance)));
-            }
-        }
+        // until it is known what was heard, nobody knows what comes next
+        let waits = self.flushing.is_some() && !is_fade;
+        let taken = if waits { None } else { self.playout.take(&mut self.played) };
+        self.ended(out);
         let Some(mut frame) = taken else {
             self.silent_slot(now, out);
+            if self.catches_up() {
+                self.owed = false;
+                self.grid.sent(now);
+                return;
+            }
             let mut frame = Frame::silence(self.rate);
             self.mix(&mut frame, false);
             self.send(frame, false, now, out);
@@ -66,16 +72,27 @@ impl Call {
             self.running = false;
             // the end of what was cut is no answer
             self.mix(&mut frame, false);
-            self.send(frame, true, now, out);
+            // sent ahead, what is not part of the words is not sent again
+            self.send(frame, self.lead.is_zero(), now, out);
             return;
         }
         self.gap = 0;
         self.quiet = 0;
         self.hear(now, out);
         // The end of an utterance is no lateness: nothing is owed after it.
-        self.running = !(ended && self.playout.queued() == 0);
+        self.running = !(self.playout.has_ended() && self.playout.queued() == 0);
         self.mix(&mut frame, true);
         self.send(frame, true, now, out);
+    }
+
+    /// Utterances that were heard to their end.
+    pub(super) fn ended(&mut self, out: &mut Vec<Output>) {
+        for utterance in self.played.drain(..) {
+            self.protected.retain(|&protected| protected != utterance);
+            if utterance != APOLOGY && utterance != DIALLED {
+                out.push(Output::Agent(AgentInput::Played(utterance)));
+            }
+        }
     }
 
     /// A frame of the agent's turn is heard.
@@ -87,7 +104,7 @@ impl Call {
         }
         let hearing = self.hearing.get_or_insert(Hearing { since: now, frames: 0, latency });
         hearing.frames += 1;
-        self.spoke_at = now;
+        self.spoke_at = now.max(self.grid.slot());
     }
 
     /// The agent's turn is over.
@@ -150,6 +167,9 @@ impl Call {
         self.in_flight = true;
         self.words_out = words;
         self.stats.frames_played += 1;
+        if words && let Some(mark) = self.playout.mark(now.max(self.grid.slot())) {
+            out.push(Output::Leg(LegCommand::Mark(mark)));
+        }
         self.grid.sent(now);
         out.push(Output::Leg(LegCommand::Audio(frame)));
     }

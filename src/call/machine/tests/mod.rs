@@ -1,6 +1,7 @@
 //! Conversations under a simulated clock, one for each policy.
 #![allow(clippy::unwrap_used)]
 
+mod ahead;
 mod barge_in;
 mod handing;
 mod turns;
@@ -39,15 +40,22 @@ struct Sim {
     events: Vec<(u64, CallEvent)>,
     spoken: usize,
     end: Option<EndReason>,
+    /// A leg that buffers, in place of one that plays at once.
+    leg: Option<ahead::Leg>,
 }
 
 impl Sim {
     fn new(mode: Mode, config: Config) -> Self {
+        Self::on(None, mode, config)
+    }
+
+    fn on(leg: Option<ahead::Leg>, mode: Mode, config: Config) -> Self {
         let begin = Instant::now();
         let mut out = Vec::new();
         let setup = Setup {
             rules: Arc::new(Rules::new(config)),
             rate: RATE,
+            lead: leg.as_ref().map_or(Duration::ZERO, |leg| leg.lead),
             mode,
             ambience: None,
             apology: Arc::new([]),
@@ -66,6 +74,7 @@ impl Sim {
             events: Vec::new(),
             spoken: 0,
             end: None,
+            leg,
         };
         // until the model is warm
         sim.run(320);
@@ -88,7 +97,12 @@ impl Sim {
             if at.is_multiple_of(32) {
                 self.handle(Input::Voice(if self.speaks { 0.95 } else { 0.02 }));
             }
-            if self.call.deadline() <= self.now {
+            self.play_leg();
+            // a burst is one frame each
+            for _ in 0..50 {
+                if self.call.deadline() > self.now {
+                    break;
+                }
                 self.handle(Input::Tick);
             }
             self.now += MS;
@@ -104,16 +118,23 @@ impl Sim {
     fn handle(&mut self, input: Input) {
         self.call.handle(input, self.now, &mut self.out);
         let at = self.ms();
+        let mut refused = None;
         for output in std::mem::take(&mut self.out) {
             match output {
+                Output::Leg(command) if self.leg.is_some() => {
+                    refused = refused.or(self.leg.as_mut().and_then(|leg| leg.send(command, at)));
+                }
                 Output::Leg(LegCommand::Audio(frame)) => self.heard.push((at, frame)),
-                Output::Leg(_) => {}
+                Output::Leg(_) | Output::Unheard(_) => {}
                 Output::Agent(AgentInput::Audio(frame)) => self.muted.push(frame.samples()[0] == 0),
                 Output::Agent(input) => self.told.push((at, format!("{input:?}"))),
                 Output::Event(event, _) => self.events.push((at, event)),
                 Output::HeardOut => self.told.push((at, "HeardOut".to_owned())),
                 Output::End(reason) => self.end = Some(reason),
             }
+        }
+        if let Some(frame) = refused {
+            self.handle(Input::Leg(LegEvent::Refused(frame)));
         }
     }
 
