@@ -111,6 +111,7 @@ pub fn play(scene: &Scene) -> Outcome {
                 rules: Arc::new(Rules::new(scene.config.clone())),
                 rate: Rate::R8K,
                 // as app sets up a cascade whose speech recognition is at ws://
+                lead: std::time::Duration::ZERO,
                 mode: Mode {
                     barge_in: true,
                     deaf_while_speaking: false,
