@@ -8,6 +8,7 @@ mod control;
 mod durable;
 mod media;
 mod outbound;
+mod profiles;
 mod recording;
 mod sound;
 mod turns;
@@ -31,14 +32,14 @@ use self::{
     control::Controls,
     media::Media,
     outbound::{Answered, Outbounds},
+    profiles::Profiles,
     recording::Recordings,
-    sound::Sounds,
 };
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
     api,
     asterisk::{Arrival, audiosocket, websocket::Listener as WebSocketListener},
-    call::{Budget, CallEvent, Envelope, Rules},
+    call::{Budget, CallEvent, Envelope},
     config::{Config, WhenBroken},
     net,
     session::Registry,
@@ -134,7 +135,7 @@ impl App {
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let route = Route::parse(&config.agent, &agent::Overrides::default())?;
         let tls = Arc::new(agent::tls_config(config.tls.ca_file.clone())?);
-        let sounds = Sounds::load(&config.call).map_err(BindError::Sound)?;
+        let profiles = Profiles::load(&config).map_err(BindError::Sound)?;
         let listen = |key, address| move |source| BindError::Listen { key, address, source };
         let audiosocket = audiosocket::Listener::bind(&config.audiosocket)
             .await
@@ -203,14 +204,11 @@ impl App {
         state.control = Some(Arc::new(Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami, outbounds)));
         let (sender, events) = mpsc::channel(EVENTS);
         let calls = Arc::new(Calls {
-            agent: Arc::new(config.agent.clone()),
-            rules: Arc::new(Rules::new(config.call.clone())),
-            audio: Arc::new(config.audio.clone()),
+            profiles,
             audiosocket: config.audiosocket.clone(),
             guarded: outgoing.guarded(connect_timeout)?,
             outgoing,
             voice: Voice::new(&config.agent, config.call.dtmf_mask, tokio::runtime::Handle::current()),
-            sounds,
             budget: Budget::of_bytes(SPEECH_BYTES),
             permits: Arc::new(Semaphore::new(config.limits.max_calls)),
             max_calls: config.limits.max_calls,

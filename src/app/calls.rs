@@ -19,11 +19,17 @@ use tracing::{Instrument, Span, error, info, info_span, warn};
 use url::Url;
 use uuid::Uuid;
 
-use super::{announced::Announced, recording::Recordings, sound::Sounds, websocket::Announcer};
+use super::{
+    announced::Announced,
+    profiles::{Profile, Profiles},
+    recording::Recordings,
+    websocket::Announcer,
+};
 use crate::{
-    agent::{self, AnyAgent, Context, Outgoing, Overrides, Route, builtin::Voice},
+    agent::{self, AnyAgent, Context, Outgoing, Route, builtin::Voice},
     asterisk::{AnyLeg, Arrival, Identified, audiosocket},
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
+    config::Listener,
     session::{Announcement, Announcements, Entry, Registry, Session, Summary},
     telemetry::metrics::Metrics,
     webhook::{Webhooks, store::StoreError},
@@ -37,15 +43,12 @@ const COMMANDS: usize = 16;
 /// What every call needs.
 #[derive(Debug)]
 pub(super) struct Calls {
-    pub agent: Arc<agent::Config>,
-    pub rules: Arc<crate::call::Rules>,
-    pub audio: Arc<crate::audio::Config>,
+    pub profiles: Profiles,
     pub audiosocket: audiosocket::Config,
     pub outgoing: Outgoing,
     /// For calls with services that a receiver chose.
     pub guarded: Outgoing,
     pub voice: Voice,
-    pub sounds: Sounds,
     pub budget: Arc<Budget>,
     pub permits: Arc<Semaphore>,
     pub max_calls: usize,
@@ -141,8 +144,13 @@ impl Calls {
         if let Some(announced) = &announcement {
             self.webhooks.describe(id, &announced.payload);
         }
-        let admitted = self.admit(&identified, announcement.as_ref());
-        let outgoing = self.outgoing_for(announcement.as_ref());
+        let by = match identified {
+            Identified::AudioSocket(_) => Listener::AudioSocket,
+            _ => Listener::WebSocket,
+        };
+        let profile = Arc::clone(self.profiles.of(by, announcement.as_ref().map(|announced| &announced.payload)));
+        let admitted = self.admit(&profile, &identified, announcement.as_ref());
+        let outgoing = self.outgoing_for(&profile, announcement.as_ref());
         let (route, permit) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
@@ -166,14 +174,18 @@ impl Calls {
                 "another live call has the same UUID: events of both carry it. Let the dialplan make one per call, e.g. with UUID()"
             );
         }
-        info!(%peer, "call started, served by {}", described(&route));
+        match &profile.name {
+            Some(name) => info!(%peer, profile = name, "call started, served by {}", described(&route)),
+            None => info!(%peer, "call started, served by {}", described(&route)),
+        }
         let asked = announcement.as_ref().and_then(|announced| announced.payload.get("recording"));
         let asked = asked.and_then(serde_json::Value::as_bool);
-        Some((self.session(id, identified, (route, outgoing), (orders, heard_out), asked).await, live))
+        Some((self.session(id, &profile, identified, (route, outgoing), (orders, heard_out), asked).await, live))
     }
 
     fn admit(
         &self,
+        profile: &Profile,
         identified: &Identified,
         announcement: Option<&Announcement>,
     ) -> Result<(Route, OwnedSemaphorePermit), Refusal> {
@@ -192,35 +204,29 @@ impl Calls {
         if let Some(reason) = broken {
             return Err(Refusal::Store(reason));
         }
-        let overrides = announcement.map_or_else(Overrides::default, |announced| Overrides {
-            sts: announced.sts_url.clone(),
-            asr: announced.asr_url.clone(),
-            llm: announced.llm_url.clone(),
-            tts: announced.tts_url.clone(),
-            greeting: announced.greeting.clone(),
-        });
-        let route = Route::parse(&self.agent, &overrides)?;
+        let overrides = self.profiles.overrides(profile, announcement);
+        let route = Route::parse(&profile.agent, &overrides)?;
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Full(self.max_calls))?;
         Ok((route, permit))
     }
 
     /// Connections for a call: guarded where a receiver chose a service. The configured one with parameters of the call is the
     /// operator's own word still.
-    fn outgoing_for(&self, announcement: Option<&Announcement>) -> Outgoing {
+    fn outgoing_for(&self, profile: &Profile, announcement: Option<&Announcement>) -> Outgoing {
         let parsed = |url: Option<&str>| url.and_then(|url| Url::parse(url).ok());
-        let own = parsed(self.agent.sts_url.as_deref());
+        let own = parsed(profile.agent.sts_url.as_deref());
+        let overrides = self.profiles.overrides(profile, announcement);
         let chosen = |url: &Option<String>| {
             parsed(url.as_deref()).is_some_and(|url| own.as_ref().is_none_or(|own| own.origin() != url.origin()))
         };
-        let by_receiver = announcement.is_some_and(|announced| {
-            [&announced.sts_url, &announced.asr_url, &announced.llm_url, &announced.tts_url].into_iter().any(chosen)
-        });
+        let by_receiver = [&overrides.sts, &overrides.asr, &overrides.llm, &overrides.tts].into_iter().any(chosen);
         if by_receiver { self.guarded.clone() } else { self.outgoing.clone() }
     }
 
     async fn session(
         &self,
         id: CallId,
+        profile: &Profile,
         identified: Identified,
         (route, outgoing): (Route, Outgoing),
         (commands, heard_out): (mpsc::Receiver<crate::call::Command>, Arc<Notify>),
@@ -229,17 +235,17 @@ impl Calls {
         let uuid = identified.uuid();
         let leg = identified.into_leg().await;
         let rate = leg.rate();
-        let sounds = self.sounds.at(rate).await;
+        let sounds = profile.sounds.at(rate).await;
         let setup = Setup {
-            rules: Arc::clone(&self.rules),
+            rules: Arc::clone(&profile.rules),
             rate,
             lead: leg.lead(),
-            mode: mode(&route, self.rules.config.interrupt_listening),
+            mode: mode(&route, profile.rules.config.interrupt_listening),
             ambience: sounds.ambience,
             apology: sounds.apology,
             budget: Arc::clone(&self.budget),
         };
-        let (config, rules) = (Arc::clone(&self.agent), Arc::clone(&self.rules));
+        let (config, rules) = (Arc::clone(&profile.agent), Arc::clone(&profile.rules));
         let context = Context { call: id, uuid, rate, config, rules, outgoing };
         let agent = agent::connect(route, context, &self.voice);
         let (events, stop) = (self.events.clone(), self.stop.clone());
@@ -247,8 +253,8 @@ impl Calls {
             id,
             uuid,
             setup,
-            tape: self.recordings.begin(id, uuid, rate, recorded),
-            audio: Arc::clone(&self.audio),
+            tape: self.recordings.begin(id, uuid, rate, recorded, profile.recorded),
+            audio: Arc::clone(&profile.audio),
             leg,
             agent,
             events,

@@ -28,8 +28,6 @@ const WHOLE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Recordings {
     recorder: Recorder,
-    /// Every call is recorded, not only one that asks for it.
-    all: bool,
     /// Before a file's name, with a slash.
     url: String,
     live: Mutex<HashSet<CallId>>,
@@ -45,12 +43,7 @@ impl Recordings {
             (None, Some(address)) => format!("http://{address}/api/recordings"),
             (None, None) => format!("file://{}", dir.display()),
         };
-        Ok(Self {
-            recorder: Recorder::start(dir, keep)?,
-            all: settings.enabled,
-            url: format!("{base}/"),
-            live: Mutex::default(),
-        })
+        Ok(Self { recorder: Recorder::start(dir, keep)?, url: format!("{base}/"), live: Mutex::default() })
     }
 
     pub fn dir(&self) -> Arc<std::path::Path> {
@@ -61,10 +54,11 @@ impl Recordings {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tape of a call that begins now, if it is recorded. `asked`: what `POST /call` said.
-    pub fn begin(&self, call: CallId, uuid: Uuid, rate: Rate, asked: Option<bool>) -> Option<Box<Tape>> {
-        if !asked.unwrap_or(self.all) {
-            if self.all {
+    /// The tape of a call that begins now, if it is recorded. `asked`: what `POST /call` said; `usual`: what the settings say of such
+    /// calls.
+    pub fn begin(&self, call: CallId, uuid: Uuid, rate: Rate, asked: Option<bool>, usual: bool) -> Option<Box<Tape>> {
+        if !asked.unwrap_or(usual) {
+            if usual {
                 info!("not recorded: POST /call said \"recording\": false");
             }
             return None;

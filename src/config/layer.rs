@@ -4,7 +4,10 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use config::{Map, Source, Value, ValueKind};
 
-use super::fault::{Faults, redacted};
+use super::{
+    fault::{Faults, redacted},
+    profiles,
+};
 
 /// The compiled-in settings, with every key explained.
 pub const DEFAULTS: &str = include_str!("default.toml");
@@ -16,6 +19,9 @@ pub(super) const ENDPOINTS: &str = "webhooks.endpoints.";
 pub(super) const PBXS: &str = "ari.pbx.";
 /// Dial strings, by name.
 pub(super) const DIALS: &str = "outbound.dial.";
+
+/// Before the name of a profile, which holds keys of other sections.
+pub(super) const PROFILES: &str = "profiles.";
 
 /// What a setting can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +85,10 @@ impl Schema {
                 None => self.endpoint.get(setting).map(|(kind, default)| (*kind, Some(default))),
             };
         }
+        if let Some((name, setting)) = key.strip_prefix(PROFILES).and_then(|rest| rest.split_once('.')) {
+            let known = is_endpoint_name(name) && profiles::may_set(setting);
+            return known.then(|| self.entry(setting)).flatten();
+        }
         if let Some(name) = key.strip_prefix(DIALS) {
             return (name == "default" || is_endpoint_name(name)).then_some((Kind::Text, None));
         }
@@ -98,8 +108,14 @@ impl Schema {
         let pbx = format!("{key}.")
             .strip_prefix(PBXS)
             .is_some_and(|rest| rest.is_empty() || is_endpoint_name(rest.trim_end_matches('.')));
+        let profile = format!("{key}.").strip_prefix(PROFILES).is_some_and(|rest| {
+            let (name, setting) = rest.split_once('.').unwrap_or_default();
+            rest.is_empty()
+                || (is_endpoint_name(name) && (setting.is_empty() || self.is_section(setting.trim_end_matches('.'))))
+        });
         endpoint
             || pbx
+            || profile
             || format!("{key}.") == DIALS
             || self.keys.keys().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
     }
@@ -165,6 +181,8 @@ pub(super) struct Layer {
     values: BTreeMap<String, Value>,
     /// Name as written → value as written, fit to be shown.
     pub(super) shown: BTreeMap<String, String>,
+    /// `[[routes]]`, each with its place.
+    pub(super) routes: Vec<(profiles::Rule, String)>,
 }
 
 impl Layer {
@@ -230,6 +248,8 @@ impl Layer {
                 return layer;
             }
         };
+        let mut table = table;
+        layer.routes = profiles::rules(&mut table, &path.display().to_string(), faults);
         let mut leaves = Vec::new();
         flatten("", endpoints_by_name(table, path, faults), &mut leaves);
         for (key, value) in leaves {

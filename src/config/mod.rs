@@ -6,6 +6,7 @@
 mod contract;
 mod fault;
 mod layer;
+mod profiles;
 mod validate;
 
 use std::{
@@ -23,11 +24,12 @@ use serde::{
 
 use self::{
     contract::{Contract, given},
-    layer::{DIALS, ENDPOINTS, Layer, PBXS, Schema, plain},
+    layer::{DIALS, ENDPOINTS, Layer, PBXS, PROFILES, Schema, plain},
 };
 pub use self::{
     fault::{Fault, Faults, redacted_url},
     layer::DEFAULTS,
+    profiles::{Listener, Profile, Rule},
 };
 use crate::{
     agent, api,
@@ -51,6 +53,10 @@ pub struct Config {
     pub websocket: websocket::Config,
     /// Calls that we make.
     pub outbound: Outbound,
+    /// Other settings for some calls, by name.
+    pub profiles: BTreeMap<String, Profile>,
+    /// Which calls have which of them; the first that holds.
+    pub routes: Vec<Rule>,
     /// The HTTP service.
     pub http: api::Config,
     /// The AI services.
@@ -250,7 +256,8 @@ impl Config {
         let schema = Schema::new();
         let mut faults = Faults::default();
         let mut notices = Vec::new();
-        let file = file(&schema, sources, &mut faults);
+        let mut file = file(&schema, sources, &mut faults);
+        let routes = std::mem::take(&mut file.routes);
         let env = env_layer(&schema, &sources.env, &mut faults);
         let contract = Contract { schema: &schema, env: &sources.env, faults: &mut faults, notices: &mut notices }
             .layer(&[&file, &env]);
@@ -265,6 +272,8 @@ impl Config {
             ami: merged.section("ami", &mut faults),
             websocket: merged.section("websocket", &mut faults),
             outbound: merged.section("outbound", &mut faults),
+            profiles: BTreeMap::new(),
+            routes: Vec::new(),
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
@@ -282,6 +291,9 @@ impl Config {
         };
         let mut config = validate::validate(config, &merged, &mut faults);
         config.webhooks.allow_hosts.clone_from(&config.routing.allow_hosts);
+        config.profiles = profiles::read(&config, &merged, &mut faults);
+        profiles::check(&routes, &config.profiles, &mut faults);
+        config.routes = routes.into_iter().map(|(rule, _)| rule).collect();
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 }
@@ -294,6 +306,8 @@ impl Default for Config {
             ami: ami::Config::default(),
             websocket: websocket::Config::default(),
             outbound: Outbound::default(),
+            profiles: BTreeMap::new(),
+            routes: Vec::new(),
             http: api::Config::default(),
             agent: agent::Config::default(),
             call: call::Config::default(),
@@ -436,7 +450,7 @@ impl Merged {
     }
 
     fn settings(&self, schema: &Schema) -> Vec<Setting> {
-        let is_named = |key: &&str| [ENDPOINTS, PBXS, DIALS].iter().any(|section| key.starts_with(section));
+        let is_named = |key: &&str| [ENDPOINTS, PBXS, DIALS, PROFILES].iter().any(|section| key.starts_with(section));
         let named = self.values.keys().map(String::as_str).filter(is_named);
         schema
             .keys()

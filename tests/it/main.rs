@@ -21,6 +21,7 @@ mod hostile;
 mod image;
 mod receivers;
 mod recordings;
+mod routes;
 mod schema;
 mod speech;
 mod store;

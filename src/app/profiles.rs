@@ -1,0 +1,105 @@
+//! Which settings a call has.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{Map, Value};
+
+use super::sound::Sounds;
+use crate::{
+    agent::{self, Overrides},
+    api, audio,
+    call::{self, Rules},
+    config::{Config, Listener, Rule},
+    session::Announcement,
+};
+
+/// What calls of one kind have in common.
+#[derive(Debug)]
+pub(super) struct Profile {
+    /// Its name; `None`: the settings of all calls.
+    pub name: Option<String>,
+    pub agent: Arc<agent::Config>,
+    pub rules: Arc<Rules>,
+    pub audio: Arc<audio::Config>,
+    pub sounds: Sounds,
+    /// Whether its calls are recorded unless they say otherwise.
+    pub recorded: bool,
+}
+
+/// The settings of all calls, and of some.
+#[derive(Debug)]
+pub(super) struct Profiles {
+    usual: Arc<Profile>,
+    named: BTreeMap<String, Arc<Profile>>,
+    rules: Vec<Rule>,
+}
+
+impl Profiles {
+    /// Reads the sounds of each.
+    ///
+    /// # Errors
+    /// A sound cannot be read; in words for an operator.
+    pub fn load(config: &Config) -> Result<Self, String> {
+        let recorded = config.recording.enabled;
+        let usual = Profile::load(None, &config.agent, &config.call, &config.audio, recorded)?;
+        let named = config.profiles.iter().map(|(name, profile)| {
+            let loaded =
+                Profile::load(Some(name.clone()), &profile.agent, &profile.call, &profile.audio, profile.recording)
+                    .map_err(|reason| format!("profiles.{name}.{reason}"))?;
+            Ok((name.clone(), Arc::new(loaded)))
+        });
+        let named = named.collect::<Result<_, String>>()?;
+        Ok(Self { usual: Arc::new(usual), named, rules: config.routes.clone() })
+    }
+
+    /// The profile of a call of which this is known: the first route that holds.
+    pub fn of(&self, by: Listener, about: Option<&Map<String, Value>>) -> &Arc<Profile> {
+        let nothing = Map::new();
+        let about = about.unwrap_or(&nothing);
+        let listener = match about.get("direction").and_then(Value::as_str) {
+            Some("outbound") => Listener::Outbound,
+            // audio of a call by ARI comes to another listener
+            _ if about.contains_key("pbx") => Listener::Ari,
+            _ => by,
+        };
+        let rule = self.rules.iter().find(|rule| rule.holds(listener, about));
+        rule.and_then(|rule| self.named.get(&rule.profile)).unwrap_or(&self.usual)
+    }
+
+    /// What an announcement changes of a profile. A service that nobody chose for the call is the profile's own.
+    pub fn overrides(&self, profile: &Profile, announced: Option<&Announcement>) -> Overrides {
+        let Some(announced) = announced else { return Overrides::default() };
+        // the announcement holds the service of all calls, with the call's parameters, unless the receiver chose another
+        let of = |agent: &agent::Config| {
+            let base = agent.sts_url.as_deref().filter(|url| *url != "builtin:")?;
+            Some(api::with_parameters(base, &announced.payload))
+        };
+        let chosen = announced.sts_url != of(&self.usual.agent);
+        Overrides {
+            sts: if chosen { announced.sts_url.clone() } else { of(&profile.agent) },
+            asr: announced.asr_url.clone(),
+            llm: announced.llm_url.clone(),
+            tts: announced.tts_url.clone(),
+            greeting: announced.greeting.clone(),
+        }
+    }
+}
+
+impl Profile {
+    fn load(
+        name: Option<String>,
+        agent: &agent::Config,
+        call: &call::Config,
+        audio: &audio::Config,
+        recorded: bool,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            name,
+            agent: Arc::new(agent.clone()),
+            rules: Arc::new(Rules::new(call.clone())),
+            audio: Arc::new(audio.clone()),
+            sounds: Sounds::load(call)?,
+            recorded,
+        })
+    }
+}
