@@ -80,7 +80,6 @@ fn default_toml_has_every_key_of_every_struct() {
         ("webhooks", fields::<webhook::Config>()),
         ("webhooks.initiate", fields::<webhook::Initiate>()),
         ("ami", fields::<crate::asterisk::ami::Config>()),
-        ("websocket", fields::<websocket::Config>()),
         ("outbound", fields::<Outbound>()),
         ("routing", fields::<Routing>()),
         ("database", fields::<Database>()),
