@@ -7,16 +7,18 @@ use hark::webhook::EndpointConfig;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::ari::World;
 use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::support::callee::Callee;
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, SECRET};
 use crate::support::lab::{ARI_USER, Lab, free_port};
-use crate::support::noise;
 use crate::support::receiver::Receiver;
 use crate::support::sts_server::{Mode, Step, StsServer};
+use crate::support::{PATIENCE, find, noise};
 
 /// Status and body of `POST path`.
 pub async fn post(http: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
@@ -193,6 +195,48 @@ async fn by_ari_too_a_place_that_does_not_exist_is_refused() {
     assert!(call.rtp.wait(Duration::from_secs(5), key).await, "no key came");
     call.hang_up().await;
     assert_eq!(reason(hark, uuid).await, "caller.hangup");
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_nobody_takes_comes_back_to_the_agent_with_the_reason() {
+    let mut callee = Callee::start().await;
+    let world = World::start(reports).await;
+    let World { service, hark, lab, .. } = &world;
+    let http = hark.gateway.http.expect("HTTP is on");
+    lab.cli(&format!("dialplan set global CALLEE {}", callee.address)).await;
+    let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
+    session.until(|record| !record.audio.is_empty()).await;
+    let next = service.session_count();
+    let place = |exten: &str| json!({"context": "hark-transfer", "exten": exten});
+    let (status, body) = post(http, &format!("/api/calls/{uuid}/transfer"), &place("486")).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(reason(hark, uuid).await, "transferred");
+    // the agent again, who knows why
+    let session = service.session(next).await;
+    let record = session.until(|record| !record.audio.is_empty()).await;
+    assert!(
+        record.target.contains("transfer=486") && record.target.contains("transfer_status=BUSY"),
+        "{}",
+        record.target
+    );
+    let init: Value = serde_json::from_str(&record.texts[0]).expect("JSON");
+    let again: Uuid = init["uuid"].as_str().expect("a UUID").parse().expect("a UUID");
+    assert_ne!(again, uuid);
+    let sentence = Codec::Ulaw.heard(&noise(SECOND, 16));
+    session.step(Step::Speak(sentence.clone(), 320));
+    heard_by_phone(&call, &sentence).await;
+    // and this time somebody does
+    let (status, body) = post(http, &format!("/api/calls/{again}/transfer"), &place("answer")).await;
+    assert_eq!(status, 200, "{body}");
+    let phone = timeout(PATIENCE, callee.answered.recv()).await.expect("in time").expect("the phone lives");
+    let words = noise(SECOND, 17);
+    call.rtp.play(&words);
+    let heard = Codec::Ulaw.heard(&words);
+    let there = |rtp: &crate::support::rtp::Rtp| find(&rtp.audio(), &heard).is_some();
+    assert!(phone.rtp.wait(Duration::from_secs(10), there).await, "the two do not hear each other\n{}", lab.log());
+    call.hang_up().await;
     world.empty().await;
     world.stop().await;
 }

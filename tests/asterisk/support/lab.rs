@@ -290,6 +290,8 @@ fn add_ari(etc: &Path, ari: SocketAddr) {
     };
     for (name, text) in ARI {
         let text = text.replace("bindport=8088", &format!("bindport={}", ari.port()));
+        // as a user would edit it; the test says where the phone is
+        let text = text.replace("Dial(PJSIP/${EXTEN},", "Dial(PJSIP/phone/sip:${EXTEN}@${CALLEE},");
         std::fs::write(etc.join(name), text.replace(";channelvars=CALLID,QUEUENAME", "channelvars=CALLID"))
             .expect("write");
     }
