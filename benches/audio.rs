@@ -4,6 +4,7 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hark::audio::denoise::Denoiser;
 use hark::audio::dtmf::{Detector, InbandDtmf, Suppressor};
+use hark::audio::echo::Echo;
 use hark::audio::g711::{Law, LawDetector};
 use hark::audio::g722;
 use hark::audio::gain::GainControl;
@@ -206,6 +207,24 @@ fn hearing(c: &mut Criterion) {
     group.finish();
 }
 
+/// What keeps the agent's own voice from interrupting it: every frame of both directions, and a comparison while both talk at once, which is
+/// made every 32 ms at most.
+fn echo(c: &mut Criterion) {
+    let mut group = c.benchmark_group("echo");
+    let samples = speech();
+    let frames: Vec<&[i16]> = samples.chunks_exact(160).collect();
+    let (mut echo, mut turn) = (Echo::new(Rate::R8K), 0);
+    group.bench_function("20 ms of both directions", |b| {
+        b.iter(|| {
+            turn += 1;
+            echo.played(black_box(frames[turn % frames.len()]));
+            echo.heard(black_box(frames[(turn * 7 + 211) % frames.len()]));
+        });
+    });
+    group.bench_function("comparison of two voices", |b| b.iter(|| black_box(echo.is_echo())));
+    group.finish();
+}
+
 fn g722(c: &mut Criterion) {
     let mut group = c.benchmark_group("g722");
     let mut samples = Vec::new();
@@ -266,5 +285,5 @@ fn opus(c: &mut Criterion) {
 #[cfg(not(feature = "opus"))]
 fn opus(_: &mut Criterion) {}
 
-criterion_group!(benches, g711, g722, opus, resample, vad, hearing, mix);
+criterion_group!(benches, g711, g722, opus, resample, vad, hearing, echo, mix);
 criterion_main!(benches);

@@ -22,6 +22,8 @@ const KNOWN: u32 = 3;
 const TAIL: usize = 1_280;
 /// How far from there it is looked for, in samples: the two directions are not counted by the same clock.
 const NEAR: usize = 8;
+/// Samples that are taken before old ones are moved out (256 ms).
+const SPARE: usize = 1_024;
 /// The weakest that counts as played, per sample (-60 dBFS).
 const AUDIBLE: f32 = 1_000.0;
 
@@ -65,9 +67,9 @@ impl Echo {
 
     /// Whether what has just been heard is what was played before, mostly.
     pub fn is_echo(&mut self) -> bool {
-        let power = energy(&self.heard.samples);
+        let power = energy(self.heard.newest());
         // most of the time only one of the two speaks
-        if power <= 0.0 || energy(&self.played.samples) < AUDIBLE * WINDOW as f32 {
+        if power <= 0.0 || energy(self.played.newest()) < AUDIBLE * WINDOW as f32 {
             return false;
         }
         let is_known = self.found >= KNOWN;
@@ -83,16 +85,16 @@ impl Echo {
 
     /// The place among `lags` where what was played has most in common with what is heard, if that is at least `least`.
     fn search(&self, lags: std::ops::Range<usize>, least: f32) -> Option<usize> {
-        let heard = &self.heard.samples;
+        let (heard, all) = (self.heard.newest(), self.played.newest());
         let mut best = (0.0, 0);
         let mut played: Option<f64> = None;
         for lag in lags {
             let from = LONGEST - lag;
-            let window = &self.played.samples[from..from + WINDOW];
+            let window = &all[from..from + WINDOW];
             // the window moves back by one sample: one comes, one goes; summed precisely, as what is quiet may follow what is loud
             let square = |sample: f32| f64::from(sample).powi(2);
             let power = match played {
-                Some(power) => power + square(window[0]) - square(self.played.samples[from + WINDOW]),
+                Some(power) => power + square(window[0]) - square(all[from + WINDOW]),
                 None => f64::from(energy(window)),
             };
             played = Some(power);
@@ -111,11 +113,13 @@ impl Echo {
     }
 }
 
-/// The newest samples, oldest first, at the lower rate and with their low notes, which all voices have alike, weakened.
+/// Samples at the lower rate and with their low notes, which all voices have alike, weakened.
 #[derive(Debug, Clone)]
 struct Line {
     factor: usize,
-    samples: Box<[f32]>,
+    /// The newest `len` of them count; older ones are moved out now and then, not each time.
+    samples: Vec<f32>,
+    len: usize,
     /// Of the sample that is being made: the sum, and of how many.
     sum: (f32, usize),
     before: f32,
@@ -123,27 +127,33 @@ struct Line {
 
 impl Line {
     fn new(factor: usize, len: usize) -> Self {
-        Self { factor, samples: vec![0.0; len].into_boxed_slice(), sum: (0.0, 0), before: 0.0 }
+        let mut samples = Vec::with_capacity(len + SPARE);
+        samples.resize(len, 0.0);
+        Self { factor, samples, len, sum: (0.0, 0), before: 0.0 }
+    }
+
+    /// The newest samples, oldest first.
+    fn newest(&self) -> &[f32] {
+        &self.samples[self.samples.len() - self.len..]
     }
 
     /// Returns how many samples became of it, as far as they are kept.
     fn push(&mut self, samples: &[i16]) -> usize {
-        let count = ((self.sum.1 + samples.len()) / self.factor).min(self.samples.len());
-        self.samples.copy_within(count.., 0);
-        let mut at = self.samples.len() - count;
+        let mut count = 0;
         for sample in samples {
             self.sum.0 += f32::from(*sample);
             self.sum.1 += 1;
             if self.sum.1 == self.factor {
                 let mean = self.sum.0 / self.factor as f32;
-                if let Some(place) = self.samples.get_mut(at) {
-                    *place = mean - 0.9 * self.before;
+                if self.samples.len() == self.len + SPARE {
+                    self.samples.drain(..SPARE);
                 }
-                at += 1;
+                self.samples.push(mean - 0.9 * self.before);
+                count += 1;
                 (self.before, self.sum) = (mean, (0.0, 0));
             }
         }
-        count
+        count.min(self.len)
     }
 }
 
