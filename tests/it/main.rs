@@ -39,3 +39,4 @@ mod webhook;
 mod webhook_admin;
 mod webhook_endpoints;
 mod webhook_faults;
+mod websocket_leg;
