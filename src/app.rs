@@ -54,6 +54,8 @@ use crate::{
 const SPEECH_BYTES: usize = 512 << 20;
 /// Events between the calls and the outbox.
 const EVENTS: usize = 1_024;
+/// Channels that wait for us and are not served yet.
+const FETCHED: usize = 1_024;
 /// How long the database may take for its last words.
 const CLOSING: Duration = Duration::from_secs(2);
 /// Of the time a stop may take: kept for ending calls (final words included) and for the last events.
@@ -104,6 +106,8 @@ pub struct App {
     audiosocket: audiosocket::Listener,
     audiosocket_addr: SocketAddr,
     websocket: Option<WebSocketListener>,
+    /// Channels of Asterisk's that wait for us.
+    fetched: mpsc::Receiver<Arrival>,
     http: Option<TcpListener>,
     http_addr: Option<SocketAddr>,
     media: Media,
@@ -142,9 +146,10 @@ impl App {
             .map_err(listen("audiosocket.listen", config.audiosocket.listen))?;
         let audiosocket_addr =
             audiosocket.local_addr().map_err(listen("audiosocket.listen", config.audiosocket.listen))?;
+        let (websocket_config, websocket_stats) = (Arc::new(config.websocket.clone()), Arc::default());
         let websocket = match config.websocket.listen {
             Some(address) => Some(
-                WebSocketListener::bind(address, &config.websocket)
+                WebSocketListener::bind(address, Arc::clone(&websocket_config), Arc::clone(&websocket_stats))
                     .await
                     .map_err(listen("websocket.listen", address))?,
             ),
@@ -173,9 +178,7 @@ impl App {
         let webhooks = Webhooks::with_store(&config.webhooks, clients, (outbox, kept), &tracker, delivery.clone());
         let metrics = Arc::new(Metrics::default());
         export(&metrics, &audiosocket, &webhooks);
-        if let Some(websocket) = &websocket {
-            websocket::export(&metrics, websocket);
-        }
+        websocket::export(&metrics, &websocket_stats);
         if let Some(store) = &store {
             durable::export(&metrics, store);
         }
@@ -198,7 +201,9 @@ impl App {
             control: None,
             token: config.http.token.clone().filter(|token| !token.is_empty()),
         };
-        let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state);
+        let (arrivals, fetched) = mpsc::channel(FETCHED);
+        let fetcher = websocket::Fetcher { arrivals, config: websocket_config, stats: websocket_stats };
+        let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state, fetcher);
         let answered = Answered::default();
         let outbounds = Arc::new(Outbounds::new(&config.outbound, pbxs.control(), state.clone(), &answered));
         state.control = Some(Arc::new(Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami, outbounds)));
@@ -232,6 +237,7 @@ impl App {
             audiosocket,
             audiosocket_addr,
             websocket,
+            fetched,
             http,
             http_addr,
             media,
@@ -300,6 +306,7 @@ impl App {
             config,
             mut audiosocket,
             websocket,
+            mut fetched,
             http,
             media,
             calls,
@@ -337,6 +344,7 @@ impl App {
             let arrival = tokio::select! {
                 () = shutdown.cancelled() => break,
                 pending = audiosocket.accept() => Arrival::AudioSocket(pending),
+                Some(arrival) = fetched.recv() => arrival,
                 pending = websocket::accept(websocket.as_ref()) => Arrival::WebSocket(Box::new(pending)),
             };
             let calls = Arc::clone(&calls);

@@ -110,8 +110,8 @@ pub fn play(scene: &Scene) -> Outcome {
             setup: Setup {
                 rules: Arc::new(Rules::new(scene.config.clone())),
                 rate: Rate::R8K,
-                // as app sets up a cascade whose speech recognition is at ws://
                 lead: std::time::Duration::ZERO,
+                // as app sets up a cascade whose speech recognition is at ws://
                 mode: Mode {
                     barge_in: true,
                     deaf_while_speaking: false,

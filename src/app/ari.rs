@@ -11,9 +11,10 @@ use std::{
 use rustls::ClientConfig;
 use serde_json::{Map, Value};
 use tracing::error;
+use url::Url;
 use uuid::Uuid;
 
-use super::announced::Announced;
+use super::{announced::Announced, websocket::Fetcher};
 use crate::{
     api,
     asterisk::ari::{self, Client, Error, Host, Later, Started, Stats},
@@ -38,6 +39,7 @@ impl Pbxs {
         audiosocket: SocketAddr,
         tls: &Arc<ClientConfig>,
         state: &api::State<Announced>,
+        fetcher: Fetcher,
     ) -> Self {
         let pbxs: Vec<_> = config.all().collect();
         if pbxs.is_empty() {
@@ -45,7 +47,7 @@ impl Pbxs {
         }
         let stats = Arc::<Stats>::default();
         let faults = pbxs.iter().map(|(name, _)| ((*name).to_owned(), Some("not connected yet".to_owned()))).collect();
-        let reception = Arc::new(Reception { state: state.clone(), faults: Mutex::new(faults) });
+        let reception = Arc::new(Reception { state: state.clone(), fetcher, faults: Mutex::new(faults) });
         export(&state.metrics, &stats, &reception);
         reception.show();
         let start = |(name, pbx): (&str, &ari::Pbx)| {
@@ -90,6 +92,7 @@ impl Pbxs {
 #[derive(Debug)]
 struct Reception {
     state: api::State<Announced>,
+    fetcher: Fetcher,
     /// What is wrong with each PBX, by its name.
     faults: Mutex<BTreeMap<String, Option<String>>>,
 }
@@ -113,6 +116,10 @@ impl Reception {
 impl Host for Reception {
     fn announce(&self, uuid: Uuid, about: Map<String, Value>) -> Later<'_, Result<(), String>> {
         Box::pin(api::announce_call(&self.state, uuid, about))
+    }
+
+    fn fetch(&self, uuid: Uuid, media: Url) -> Later<'_, ()> {
+        Box::pin(self.fetcher.fetch(uuid, media))
     }
 
     fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()> {

@@ -1,14 +1,21 @@
 //! Calls whose dialplan says, in the connection itself, what they are about: announced like those of `POST /call`.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::task::AbortOnDropHandle;
+use url::Url;
 use uuid::Uuid;
 
 use super::announced::Announced;
 use crate::{
     api,
-    asterisk::{telemetry::WebSocketStats, websocket::Listener},
+    asterisk::{
+        Arrival,
+        telemetry::WebSocketStats,
+        websocket::{Config, Dial, Listener},
+    },
     session::{Announcement, Announcements as _},
     telemetry::metrics::Metrics,
 };
@@ -51,6 +58,23 @@ impl Announcer {
     }
 }
 
+/// Connections to channels that wait for us.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    pub arrivals: mpsc::Sender<Arrival>,
+    pub config: Arc<Config>,
+    pub stats: Arc<WebSocketStats>,
+}
+
+impl Fetcher {
+    /// Has a connection made, and served, by a media thread.
+    pub async fn fetch(&self, uuid: Uuid, url: Url) {
+        let dial = Dial { uuid, url, config: Arc::clone(&self.config), stats: Arc::clone(&self.stats) };
+        // nobody takes it once the gateway is going down
+        let _ = self.arrivals.send(Arrival::Dial(Box::new(dial))).await;
+    }
+}
+
 /// The next connection; none ever where nobody listens.
 pub(super) async fn accept(listener: Option<&Listener>) -> crate::asterisk::websocket::Pending {
     match listener {
@@ -60,11 +84,10 @@ pub(super) async fn accept(listener: Option<&Listener>) -> crate::asterisk::webs
 }
 
 /// Shows what is counted under `/metrics`.
-pub(super) fn export(metrics: &Metrics, listener: &Listener) {
-    let stats: std::sync::Arc<WebSocketStats> = listener.stats();
+pub(super) fn export(metrics: &Metrics, stats: &Arc<WebSocketStats>) {
     let names: Vec<_> = stats.read().into_iter().map(|(name, help, _)| (name, help)).collect();
     for (index, (name, help)) in names.into_iter().enumerate() {
-        let stats = std::sync::Arc::clone(&stats);
+        let stats = Arc::clone(stats);
         metrics.register_counter_fn(&format!("websocket_{name}"), help.trim_end_matches('.'), move || {
             stats.read().get(index).map_or(0, |(.., value)| *value)
         });

@@ -24,6 +24,8 @@ pub enum Arrival {
     AudioSocket(audiosocket::Pending),
     /// To the WebSocket listener.
     WebSocket(Box<websocket::Pending>),
+    /// To be made, to a channel that waits for us.
+    Dial(Box<websocket::Dial>),
 }
 
 impl Arrival {
@@ -33,6 +35,16 @@ impl Arrival {
             Self::AudioSocket(pending) => pending.identify(audiosocket).await.ok().map(Identified::AudioSocket),
             Self::WebSocket(pending) => {
                 Box::pin(pending.identify()).await.ok().map(|identified| Identified::WebSocket(Box::new(identified)))
+            }
+            Self::Dial(dial) => {
+                let uuid = dial.uuid;
+                match Box::pin(dial.connect()).await {
+                    Ok(identified) => Some(Identified::WebSocket(Box::new(identified))),
+                    Err(error) => {
+                        tracing::warn!(%uuid, code = error.code(), "no audio for this call: {error}");
+                        None
+                    }
+                }
             }
         }
     }

@@ -38,11 +38,12 @@ pub(super) enum Kind {
 }
 
 /// Settings that take certain words only.
-const WORDS: [(&str, &[&str]); 4] = [
+const WORDS: [(&str, &[&str]); 5] = [
     ("webhooks.initiate.default", &["configured", "refuse"]),
     ("database.when_broken", &["accept", "refuse"]),
     ("ari.after", &["continue", "hangup"]),
     ("ari.format", &["slin", "slin16"]),
+    ("ari.media", &["audiosocket", "websocket"]),
 ];
 
 /// Every setting there is, by dotted name.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     agent::{Overrides, Route, RouteError},
-    asterisk::ari::{Endpoint, Pbx},
+    asterisk::ari::{Endpoint, Media, Pbx},
     webhook::Redaction,
 };
 
@@ -290,6 +290,12 @@ fn pbxs(config: &Config, merged: &Merged, faults: &mut Faults) {
         if let Some(Err(reason)) = pbx.url.as_deref().map(|url| Endpoint::parse(pbx, url)) {
             let advice = "Write the URL of Asterisk's HTTP server, e.g. http://pbx:8088.";
             faults.push("config.url", merged.written(&key("url")), reason, advice);
+        }
+        let secure = pbx.url.as_deref().is_some_and(|url| url.starts_with("https:") || url.starts_with("wss:"));
+        if pbx.media == Media::WebSocket && secure {
+            let reason = "cannot be websocket where ari.url is https";
+            let advice = "Write audiosocket, or an ari.url that begins with http://.";
+            faults.push("config.conflict", merged.written(&key("media")), reason, advice);
         }
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if pbx.app.is_empty() || pbx.app.len() > 40 || !pbx.app.bytes().all(fits) {

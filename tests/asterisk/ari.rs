@@ -265,3 +265,31 @@ async fn many_calls_are_set_up_and_taken_down() {
     eprintln!("{}", told.join("\n"));
     world.stop().await;
 }
+
+/// The same with the audio fetched from Asterisk's own HTTP server: nothing of Hark's is reached from the PBX.
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_by_websocket_is_exact_and_nothing_is_left() {
+    let world = World::start(|config| config.ari.media = hark::asterisk::ari::Media::WebSocket).await;
+    let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    let said = noise(SECOND, 11);
+    let heard = Codec::Ulaw.heard(&said);
+    call.rtp.play(&said);
+    session.until(|record| find(&record.audio, &heard).is_some()).await;
+    let answer = Codec::Ulaw.heard(&noise(2 * SECOND, 12));
+    session.step(Step::Speak(answer.clone(), 1_001));
+    heard_by_phone(&call, &answer).await;
+    call.rtp.dtmf("1#");
+    session.until(|record| record.digits == "1#").await;
+    call.hang_up().await;
+    let story = world.hark.story(uuid).await;
+    let expected = ["call_started", r#"dtmf_digit:{"digit":"1"}"#, r##"dtmf_digit:{"digit":"#"}"##, "call_ended"];
+    assert_eq!(story[1..], expected, "{story:?}");
+    world.empty().await;
+    // the agent ends it, in wideband
+    let (call, session, _) = connect(&world.lab, &world.service, "5012", Codec::Ulaw).await;
+    session.step(Step::Close(Some((1_000, "bye"))));
+    operator_answers(&world.lab, &call).await;
+    call.hang_up().await;
+    world.empty().await;
+    world.stop().await;
+}

@@ -1,6 +1,7 @@
 //! chan_websocket over real sockets on loopback: the side of Asterisk is played here, also by one that means ill.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -23,7 +24,7 @@ const JSON: &str = r#"{"event":"MEDIA_START","connection_id":"c","channel":"WebS
 async fn listener(change: impl FnOnce(&mut Config)) -> Listener {
     let mut config = Config::default();
     change(&mut config);
-    Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &config).await.unwrap()
+    Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Arc::new(config), Arc::default()).await.unwrap()
 }
 
 /// Asterisk's end of a connection.

@@ -22,7 +22,9 @@ pub struct Pbx {
     pub app: String,
     /// Where this Asterisk reaches the AudioSocket listener: a host, or a host and a port. Unset = the listener's own address.
     pub media_host: Option<String>,
-    /// How audio is sent.
+    /// How audio is carried.
+    pub media: Media,
+    /// What it is sent as.
     pub format: MediaFormat,
     /// What becomes of a caller when the agent has finished.
     pub after: After,
@@ -56,6 +58,7 @@ impl Default for Pbx {
             password: String::new(),
             app: "hark".to_owned(),
             media_host: None,
+            media: Media::AudioSocket,
             format: MediaFormat::Slin,
             after: After::Continue,
             variables: Vec::new(),
@@ -77,6 +80,7 @@ impl fmt::Debug for Pbx {
             .field("username", &self.username)
             .field("app", &self.app)
             .field("media_host", &self.media_host)
+            .field("media", &self.media)
             .field("format", &self.format)
             .field("after", &self.after)
             .field("variables", &self.variables)
@@ -89,7 +93,18 @@ impl fmt::Debug for Pbx {
     }
 }
 
-/// What an AudioSocket media leg carries.
+/// How audio is carried between Asterisk and Hark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Media {
+    /// Asterisk connects to the AudioSocket listener.
+    #[default]
+    AudioSocket,
+    /// Hark connects to Asterisk's HTTP server, where ARI is (chan_websocket).
+    WebSocket,
+}
+
+/// What a media leg carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MediaFormat {
@@ -178,6 +193,18 @@ impl Endpoint {
         &self.base
     }
 
+    /// `ws(s)://…/media/ID`: where a channel of chan_websocket waits for us.
+    #[must_use]
+    pub fn media(&self, id: &str) -> Url {
+        let mut url = self.base.clone();
+        // both are changed to what they may be changed to: a special scheme, and a URL that has a path
+        let _ = url.set_scheme(if self.base.scheme() == "https" { "wss" } else { "ws" });
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().pop().push("media").push(id);
+        }
+        url
+    }
+
     /// The value of an `Authorization` header.
     pub(super) fn authorization(&self) -> Option<http::HeaderValue> {
         use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -207,6 +234,16 @@ mod tests {
 
     fn endpoint(url: &str) -> Endpoint {
         Endpoint::parse(&Pbx { password: "p".to_owned(), ..Pbx::default() }, url).unwrap()
+    }
+
+    #[test]
+    fn media_waits_beside_ari() {
+        for (url, media) in [
+            ("http://pbx:8088", "ws://pbx:8088/media/a%2Fb"),
+            ("https://pbx/asterisk/ari", "wss://pbx/asterisk/media/a%2Fb"),
+        ] {
+            assert_eq!(endpoint(url).media("a/b").as_str(), media);
+        }
     }
 
     #[test]

@@ -22,12 +22,13 @@ pub mod wire;
 use std::{fmt, pin::Pin, time::Duration};
 
 use serde_json::{Map, Value};
+use url::Url;
 use uuid::Uuid;
 
 pub use self::wire::Cause;
 pub use self::{
     client::{Client, Started},
-    config::{After, Config, Endpoint, MediaFormat, Pbx},
+    config::{After, Config, Endpoint, Media, MediaFormat, Pbx},
     control::{Control, ControlError, Order},
     error::Error,
     outbound::{Dial, Progress},
@@ -45,6 +46,9 @@ pub trait Host: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Why it is not to be taken.
     fn announce(&self, uuid: Uuid, about: Map<String, Value>) -> Later<'_, Result<(), String>>;
+
+    /// The audio of an announced call waits for us at this URL (`ws://…`).
+    fn fetch(&self, uuid: Uuid, media: Url) -> Later<'_, ()>;
 
     /// An announced call does not come after all, for a reason with this code.
     fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()>;

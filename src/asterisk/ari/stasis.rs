@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     Error,
     client::Shared,
-    config::{After, MediaFormat},
+    config::{After, Media, MediaFormat},
     ids::Ids,
     metadata::{self, Wanted},
     registry::{Placed, State, Watched},
@@ -41,6 +41,11 @@ enum Fault {
         "the media channel ended at once: Hark refused the call (see the lines before), or something else listens at {0}"
     )]
     MediaEnded(String),
+    #[error(
+        "Asterisk makes no WebSocket channel: {0}; chan_websocket.so and res_http_websocket.so have to be loaded (Asterisk 22.8, 21.12, 20.18, \
+         23.2 or later), or set ari.media = \"audiosocket\""
+    )]
+    NoWebSocket(String),
     #[error("the media channel did not come within {} s", MEDIA.as_secs())]
     MediaLate,
     #[error("the caller hung up")]
@@ -55,6 +60,7 @@ impl Fault {
             Self::Request(error) => error.code(),
             Self::Media { .. } => "ari.media.failed",
             Self::MediaEnded(_) => "ari.media.ended",
+            Self::NoWebSocket(_) => "ari.media.websocket",
             Self::MediaLate => "ari.media.late",
             Self::CallerGone => "caller.hangup",
         }
@@ -166,6 +172,36 @@ impl Call {
     }
 
     async fn make_media(&self, uuid: &str, format: MediaFormat) -> Result<(), Fault> {
+        let host = match self.shared.pbx.media {
+            Media::AudioSocket => self.ask_for_media(uuid, format).await?,
+            Media::WebSocket => self.fetch_media(format).await?,
+        };
+        tokio::select! {
+            state = timeout(MEDIA, self.media.entered()) => match state {
+                Ok(State { left: false, .. }) => Ok(()),
+                Ok(_) => Err(Fault::MediaEnded(host)),
+                Err(_) => Err(Fault::MediaLate),
+            },
+            _ = self.caller.left() => Err(Fault::CallerGone),
+        }
+    }
+
+    /// Has Asterisk make a channel that waits, and connect to it.
+    async fn fetch_media(&self, format: MediaFormat) -> Result<String, Fault> {
+        let (rest, app) = (&self.shared.rest, self.shared.pbx.app.as_str());
+        let made = rest.external_websocket(&self.media.id, app, format.as_str()).await;
+        let channel = made.map_err(|source| match source {
+            Error::Server { .. } | Error::BadRequest { .. } => Fault::NoWebSocket(source.to_string()),
+            other => other.into(),
+        })?;
+        let id = channel.channelvars.get("MEDIA_WEBSOCKET_CONNECTION_ID").and_then(serde_json::Value::as_str);
+        let id = id.ok_or_else(|| Fault::NoWebSocket("it does not say where the channel waits".to_owned()))?;
+        self.shared.host.fetch(self.uuid, rest.endpoint().media(id)).await;
+        Ok(rest.at().to_owned())
+    }
+
+    /// Has Asterisk connect to the AudioSocket listener.
+    async fn ask_for_media(&self, uuid: &str, format: MediaFormat) -> Result<String, Fault> {
         let host = self.shared.media_host();
         let (id, app) = (self.media.id.as_str(), self.shared.pbx.app.as_str());
         let media = ExternalMedia { id, app, host: &host, format: format.as_str(), uuid };
@@ -175,14 +211,7 @@ impl Call {
                 other => other.into(),
             });
         }
-        tokio::select! {
-            state = timeout(MEDIA, self.media.entered()) => match state {
-                Ok(State { left: false, .. }) => Ok(()),
-                Ok(_) => Err(Fault::MediaEnded(host)),
-                Err(_) => Err(Fault::MediaLate),
-            },
-            _ = self.caller.left() => Err(Fault::CallerGone),
-        }
+        Ok(host)
     }
 
     fn still_there(&self) -> Result<(), Fault> {

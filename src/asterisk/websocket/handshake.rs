@@ -147,6 +147,7 @@ impl Pending {
             stream,
             read,
             accepted,
+            role: Role::Server,
             start_by: self.since + limit,
             config: self.config,
             stats: self.stats,
@@ -248,12 +249,13 @@ pub struct Identified {
     pub peer: SocketAddr,
     /// What else the dialplan says of the call.
     pub about: Map<String, Value>,
-    stream: TcpStream,
-    read: Vec<u8>,
-    accepted: Vec<u8>,
-    start_by: Instant,
-    config: Arc<Config>,
-    stats: Arc<WebSocketStats>,
+    pub(super) stream: TcpStream,
+    pub(super) read: Vec<u8>,
+    pub(super) accepted: Vec<u8>,
+    pub(super) role: Role,
+    pub(super) start_by: Instant,
+    pub(super) config: Arc<Config>,
+    pub(super) stats: Arc<WebSocketStats>,
 }
 
 impl Identified {
@@ -263,12 +265,16 @@ impl Identified {
         let start_by = self.start_by.max(Instant::now() + Duration::from_secs(2));
         // should that fail, the leg finds out
         let _ = timeout_at(start_by, self.stream.write_all(&self.accepted)).await;
-        let socket = Socket::new(self.stream, self.read, Role::Server);
+        let socket = Socket::new(self.stream, self.read, self.role);
         Leg::start(socket, start_by, &self.config, self.stats).await
     }
 
     /// Refuses the call: the caller is not answered, and `Dial()` ends with `CHANUNAVAIL`.
     pub async fn refuse(mut self) {
+        if self.role == Role::Client {
+            // that ends the channel which waited for us
+            return;
+        }
         say(&mut self.stream, StatusCode::SERVICE_UNAVAILABLE.to_string().as_str(), "").await;
     }
 }

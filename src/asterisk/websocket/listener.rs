@@ -34,14 +34,14 @@ impl Listener {
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn bind(listen: SocketAddr, config: &Config) -> io::Result<Self> {
+    pub async fn bind(listen: SocketAddr, config: Arc<Config>, stats: Arc<WebSocketStats>) -> io::Result<Self> {
         let inner = TcpListener::bind(listen).await?;
         tracing::info!("WebSocket listener for Asterisk on {}", inner.local_addr()?);
         Ok(Self {
             inner,
-            config: Arc::new(config.clone()),
+            config,
             gate: Arc::default(),
-            stats: Arc::default(),
+            stats,
             denied: Muffler::default(),
             evicted: Muffler::default(),
             failed: Muffler::default(),

@@ -1,5 +1,6 @@
 //! chan_websocket: Asterisk dials us (`Dial(WebSocket/hark/…)`), or we connect to its `/media/…`.
 
+mod client;
 mod codec;
 mod handshake;
 mod leg;
@@ -12,6 +13,7 @@ use std::{fmt, net::SocketAddr};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use client::{Dial, DialError};
 pub use handshake::{Identified, Pending, Refused};
 pub use leg::Leg;
 pub use listener::Listener;

@@ -153,6 +153,20 @@ impl Rest {
         self.read(POST, &["channels", "externalMedia"], &query, None).await
     }
 
+    /// Makes a channel that waits for us to fetch its audio by WebSocket; where is in its variable `MEDIA_WEBSOCKET_CONNECTION_ID`.
+    pub async fn external_websocket(&self, id: &str, app: &str, format: &str) -> Result<Channel, Error> {
+        let query = [
+            ("channelId", id),
+            ("app", app),
+            ("transport", "websocket"),
+            ("encapsulation", "none"),
+            ("connection_type", "server"),
+            ("format", format),
+            ("transport_data", "f(json)"),
+        ];
+        self.read(POST, &["channels", "externalMedia"], &query, None).await
+    }
+
     /// Hangs up. The code (Q.850) reaches a SIP phone as `Reason`; the event's own cause is another (32) until `ChannelDestroyed`.
     pub async fn hang_up(&self, id: &str, cause: Option<u16>) -> Result<(), Error> {
         let cause = cause.map(|cause| cause.to_string());
