@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use url::Url;
 use uuid::Uuid;
 
@@ -119,6 +119,11 @@ impl Calls {
     async fn begin(self: Arc<Self>, arrival: Arrival) -> Option<(Session<AnyLeg, AnyAgent>, Span, Live)> {
         let identified = arrival.identify(&self.audiosocket).await?;
         let uuid = identified.uuid();
+        if uuid == audiosocket::PROBE {
+            debug!(peer = %identified.peer(), "`hark doctor` has tried whether Asterisk reaches this gateway");
+            identified.refuse().await;
+            return None;
+        }
         let mut announcement = timeout(LOOK_UP, self.announcements.take(uuid)).await.unwrap_or_else(|_| {
             warn!(%uuid, "looking up the announcement took too long: the configured services serve this call");
             None

@@ -191,6 +191,21 @@ impl Ami {
         .await
     }
 
+    /// What the user may order: the actions, by their names in lower case.
+    ///
+    /// # Errors
+    /// AMI cannot be asked, or the user is not let in.
+    pub async fn permitted(&self) -> Result<Message, Error> {
+        self.within(async {
+            let mut session = self.login().await?;
+            session.write("ListCommands", &[]).await?;
+            let answer = session.response().await?;
+            session.success("ListCommands", &answer)?;
+            Ok(answer)
+        })
+        .await
+    }
+
     /// Hangs the channel up.
     ///
     /// # Errors

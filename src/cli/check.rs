@@ -135,7 +135,7 @@ fn services(config: &Config) -> Vec<(&'static str, &str)> {
 }
 
 /// Whether the embedded voice is needed.
-fn speaks_by_itself(config: &Config) -> bool {
+pub(super) fn speaks_by_itself(config: &Config) -> bool {
     let agent = &config.agent;
     let builtin = |url: &Option<String>| url.as_deref().is_none_or(|url| url.starts_with("builtin"));
     match &agent.sts_url {
@@ -227,7 +227,7 @@ fn flite(program: &str) -> Probe {
 }
 
 /// Whether `program` is an executable file: by its path, or in one of the directories of `PATH`.
-fn found(program: &str) -> bool {
+pub(super) fn found(program: &str) -> bool {
     use std::os::unix::fs::PermissionsExt;
     let executable =
         |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);

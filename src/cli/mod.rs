@@ -4,6 +4,7 @@ pub mod call;
 pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod doctor;
 pub mod phone;
 pub mod serve;
 pub mod webhooks;
@@ -50,6 +51,12 @@ pub enum Command {
     /// Reads the configuration as `hark serve` would and prints every setting, where it was set, and all that is wrong. Then tries:
     /// can the ports be opened, can the services be reached, are the files there? Takes no call and sends nothing.
     Check(check::Args),
+    /// Find out why it does not talk, and what to paste where
+    ///
+    /// Tries everything that a call needs, from this machine and, by ARI, from Asterisk's side: ports, disk, database, services, webhook
+    /// receivers, Asterisk's version, modules, users and rights, and whether Asterisk's audio reaches Hark. Below what fails stand the lines
+    /// to paste and the file to paste them into. Beside a gateway that runs, or before its first start; no caller notices, nothing is changed.
+    Doctor(doctor::Args),
     /// Call a gateway as Asterisk would, and tell what came back
     ///
     /// A telephone for testing without a PBX: connects to a gateway's AudioSocket port, sends the UUID, then 20 ms frames at the pace of
@@ -75,6 +82,7 @@ impl Command {
         match self {
             Self::Serve(args) => serve::run(args).await,
             Self::Check(args) => check::run(args).await,
+            Self::Doctor(args) => doctor::run(args).await,
             Self::Call(args) => call::run(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Webhooks(args) => webhooks::run(args).await,

@@ -13,6 +13,7 @@ mod bench_call;
 mod calls;
 mod control;
 mod conversation;
+mod doctor;
 mod endings;
 mod fallback;
 mod outbound;

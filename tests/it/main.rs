@@ -15,6 +15,7 @@ mod cascade_turns;
 mod cascade_ws;
 mod cli;
 mod config;
+mod doctor;
 mod durable;
 mod fuzz_smoke;
 mod hostile;

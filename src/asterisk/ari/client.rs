@@ -162,16 +162,8 @@ impl Client {
 impl Shared {
     /// Where this Asterisk reaches the AudioSocket listener.
     pub fn media_host(&self) -> String {
-        let port = self.media.port();
-        if let Some(host) = &self.pbx.media_host {
-            let bare_ip = host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port).to_string());
-            let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-            return bare_ip.unwrap_or_else(|| if has_port { host.clone() } else { format!("{host}:{port}") });
-        }
-        // listening everywhere: where the PBX sees us is where it will find us
         let local = *self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        let ip = local.filter(|_| self.media.ip().is_unspecified()).unwrap_or(self.media.ip());
-        SocketAddr::new(ip, port).to_string()
+        self.pbx.media_at(self.media, local)
     }
 
     /// Connects, and connects again, until the gateway stops.

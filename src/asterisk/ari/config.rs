@@ -1,6 +1,10 @@
 //! Settings.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::Deserialize;
 use url::Url;
@@ -47,6 +51,20 @@ impl Pbx {
     pub fn all(&self) -> impl Iterator<Item = (&str, &Self)> {
         let further = self.pbx.iter().map(|(name, pbx)| (name.as_str(), pbx));
         std::iter::once(("default", self)).chain(further).filter(|(_, pbx)| pbx.url.is_some())
+    }
+
+    /// Where this Asterisk reaches the AudioSocket listener at `listen`, as `host:port`. `local`: our address on the way to the PBX.
+    #[must_use]
+    pub fn media_at(&self, listen: SocketAddr, local: Option<IpAddr>) -> String {
+        let port = listen.port();
+        if let Some(host) = &self.media_host {
+            let bare_ip = host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port).to_string());
+            let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            return bare_ip.unwrap_or_else(|| if has_port { host.clone() } else { format!("{host}:{port}") });
+        }
+        // listening everywhere: where the PBX sees us is where it will find us
+        let ip = local.filter(|_| listen.ip().is_unspecified()).unwrap_or(listen.ip());
+        SocketAddr::new(ip, port).to_string()
     }
 }
 

@@ -118,6 +118,18 @@ pub struct System {
     pub entity_id: String,
 }
 
+/// A module, as `GET /asterisk/modules` has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Module {
+    /// Its name, e.g. `chan_audiosocket.so`.
+    #[serde(deserialize_with = "lenient")]
+    pub name: String,
+    /// `Running`, `Not Running` …
+    #[serde(deserialize_with = "lenient")]
+    pub status: String,
+}
+
 /// Why a channel ended (Q.850), and what its technology said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cause {

@@ -12,12 +12,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use uuid::Uuid;
 
 pub use identify::{Identified, Pending, Refused};
 #[doc(hidden)]
 pub use intake::fuzz as fuzz_intake;
 pub use leg::Leg;
 pub use listener::Listener;
+
+/// The UUID of a connection that only tries whether Asterisk reaches us (`hark doctor`): it is ended at once, and is no call.
+pub const PROBE: Uuid = Uuid::from_u128(0x6861_726b_2d64_8f63_b46f_722d_7072_6f62);
 
 /// Settings of the AudioSocket listener.
 #[derive(Debug, Clone, Deserialize)]

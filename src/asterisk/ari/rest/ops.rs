@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Rest;
 use crate::asterisk::ari::{
     Error,
-    wire::{Application, Bridge, Channel, Info},
+    wire::{Application, Bridge, Channel, Info, Module},
 };
 
 /// A media channel to be made.
@@ -86,6 +86,16 @@ impl Rest {
     /// Who answers there.
     pub async fn info(&self) -> Result<Info, Error> {
         self.read(GET, &["asterisk", "info"], &[], None).await
+    }
+
+    /// The modules that are loaded.
+    pub async fn modules(&self) -> Result<Vec<Module>, Error> {
+        self.read(GET, &["asterisk", "modules"], &[], None).await
+    }
+
+    /// Whether there is an endpoint of this technology and name, e.g. `PJSIP` and `trunk`. Needs res_ari_endpoints.so.
+    pub async fn has_endpoint(&self, tech: &str, name: &str) -> Result<(), Error> {
+        self.tell(GET, &["endpoints", tech, name], &[]).await
     }
 
     /// What an application is told of.

@@ -1,0 +1,304 @@
+//! What an Asterisk has to be and to have loaded: which version can what, which modules what is configured needs. Numbers of first
+//! releases are from Asterisk's own tags.
+
+use std::fmt;
+
+use super::report::{Advice, Check};
+use crate::{
+    asterisk::ari::{MediaFormat, Pbx},
+    config::Config,
+};
+
+/// Release branches, with the first minor version of each that can do it; later branches can, earlier ones cannot.
+type Since = &'static [(u32, u32)];
+
+const AUDIOSOCKET: Since = &[(18, 0)];
+const DIGITS: Since = &[(20, 14), (21, 9), (22, 4)];
+const WIDEBAND: Since = &[(20, 17), (21, 12), (22, 7), (23, 1)];
+const WEBSOCKET: Since = &[(20, 18), (21, 12), (22, 8), (23, 2)];
+
+/// A version of Asterisk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version {
+    major: u32,
+    minor: u32,
+}
+
+impl Version {
+    /// Of `22.10.1`, `certified/20.7-cert5`, `18.9-cert1`; development builds (`GIT-…`) have none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().rsplit('/').next()?;
+        let mut numbers = text.split('.').map(|part| {
+            let end = part.find(|char: char| !char.is_ascii_digit()).unwrap_or(part.len());
+            part[..end].parse().ok()
+        });
+        Some(Self { major: numbers.next()??, minor: numbers.next().flatten().unwrap_or(0) })
+    }
+
+    fn has(self, since: Since) -> bool {
+        since.iter().any(|&(major, minor)| major == self.major && self.minor >= minor)
+            || since.iter().all(|&(major, _)| major < self.major)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+fn first(since: Since) -> String {
+    since.iter().rev().map(|(major, minor)| format!("{major}.{minor}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether this version can do what is configured. `section`: the PBX's part of hark.toml.
+pub(super) fn version(name: &str, text: &str, section: &str, pbx: &Pbx, config: &Config) -> Check {
+    let Some(version) = Version::parse(text) else {
+        return Check::warn(name, format!("{text:?} is no release: what it can do is not known from its version"));
+    };
+    if !version.has(AUDIOSOCKET) {
+        let advice = Advice::new("install Asterisk 22 (long-term support) or at least 18");
+        return Check::fail(name, format!("Asterisk {text} has no AudioSocket")).advise(advice);
+    }
+    if pbx.format == MediaFormat::Slin16 && !version.has(WIDEBAND) {
+        let advice = Advice::new(format!("update Asterisk to {} or later, or use 8 kHz", first(WIDEBAND)))
+            .paste("hark.toml", [section, "format = \"slin\""]);
+        return Check::fail(name, format!("Asterisk {text} cannot carry slin16 over AudioSocket")).advise(advice);
+    }
+    if config.websocket.listen.is_some() && !version.has(WEBSOCKET) {
+        let advice =
+            Advice::new(format!("update Asterisk to {} or later, or call by AudioSocket only", first(WEBSOCKET)))
+                .paste("hark.toml", ["[websocket]", "listen = \"\""]);
+        return Check::fail(name, format!("Asterisk {text} has no chan_websocket with JSON and marks")).advise(advice);
+    }
+    if !version.has(DIGITS) {
+        let advice = Advice::new(format!("update Asterisk to {} or later, or listen for tones", first(DIGITS)))
+            .paste("hark.toml", ["[audio]", "inband_dtmf = \"detect\""]);
+        let check = Check::warn(name, format!("Asterisk {text} does not send digits over AudioSocket"));
+        return check.advise(advice);
+    }
+    let can = [("16 kHz", WIDEBAND), ("chan_websocket", WEBSOCKET)];
+    let can: String = can.iter().filter(|(_, since)| version.has(since)).map(|(what, _)| format!(", {what}")).collect();
+    Check::ok(name, format!("Asterisk {text}: AudioSocket with digits{can}"))
+}
+
+/// A module and what for; `must`: without it nobody is heard.
+struct Need {
+    module: &'static str,
+    what_for: &'static str,
+    must: bool,
+}
+
+const fn must(module: &'static str, what_for: &'static str) -> Need {
+    Need { module, what_for, must: true }
+}
+
+const fn may(module: &'static str, what_for: &'static str) -> Need {
+    Need { module, what_for, must: false }
+}
+
+const ALWAYS: &[Need] = &[
+    must("res_http_websocket", "the events of ARI"),
+    must("res_stasis", "Stasis()"),
+    must("app_stasis", "Stasis()"),
+    must("res_stasis_answer", "answering"),
+    must("res_ari", "ARI"),
+    must("res_ari_applications", "ARI"),
+    must("res_ari_asterisk", "ARI"),
+    must("res_ari_bridges", "ARI"),
+    must("res_ari_channels", "ARI"),
+    must("res_ari_events", "ARI"),
+    must("res_audiosocket", "the audio"),
+    must("chan_audiosocket", "the audio"),
+    must("bridge_simple", "connecting callers"),
+    must("codec_ulaw", "phones with G.711"),
+    must("codec_alaw", "phones with G.711"),
+    may("app_audiosocket", "AudioSocket() in a dialplan"),
+    may("res_stasis_playback", "playing sounds to callers"),
+    may("res_ari_playbacks", "playing sounds to callers"),
+    may("res_stasis_recording", "recording by Asterisk"),
+    may("res_ari_recordings", "recording by Asterisk"),
+    may("bridge_softmix", "recording by Asterisk"),
+    may("res_pjsip_refer", "transfers by SIP REFER"),
+    may("codec_resample", "phones and formats of other rates"),
+    may("codec_g722", "phones that offer nothing but g722"),
+    may("codec_opus", "phones that offer nothing but opus"),
+];
+
+fn needs(pbx: &Pbx, config: &Config) -> Vec<&'static Need> {
+    const HEADERS: &[Need] = &[must("res_pjsip_header_funcs", "ari.headers")];
+    const WIDE: &[Need] = &[must("codec_resample", "format = \"slin16\"")];
+    const SOCKET: &[Need] = &[
+        must("chan_websocket", "websocket.listen"),
+        must("res_websocket_client", "websocket.listen"),
+        may("func_uri", "metadata in Dial(WebSocket/…)"),
+    ];
+    const MANAGER: &[Need] = &[may("func_dialplan", "refusing transfers to places that do not exist")];
+    let mut all: Vec<&Need> = Vec::new();
+    if !pbx.headers.is_empty() {
+        all.extend(HEADERS);
+    }
+    if pbx.format == MediaFormat::Slin16 {
+        all.extend(WIDE);
+    }
+    if config.websocket.listen.is_some() {
+        all.extend(SOCKET);
+    }
+    if config.ami.host.is_some() {
+        all.extend(MANAGER);
+    }
+    all.extend(ALWAYS);
+    all
+}
+
+/// Whether what is configured has the modules it needs. `running`: those that run, without `.so`.
+pub(super) fn modules(name: &str, running: &[String], pbx: &Pbx, config: &Config) -> Vec<Check> {
+    let has = |module: &str| running.iter().any(|name| name.starts_with(module) && is_variant(&name[module.len()..]));
+    let mut missing: Vec<&Need> = Vec::new();
+    for need in needs(pbx, config) {
+        if !has(need.module) && missing.iter().all(|known| known.module != need.module) {
+            missing.push(need);
+        }
+    }
+    let (failed, doubtful): (Vec<_>, Vec<_>) = missing.into_iter().partition(|need| need.must);
+    let (codecs, doubtful): (Vec<_>, Vec<_>) =
+        doubtful.into_iter().partition(|need| matches!(need.module, "codec_g722" | "codec_opus"));
+    let mut checks = Vec::new();
+    if !failed.is_empty() {
+        checks.push(Check::fail(name, told(&failed)).advise(load(&failed)));
+    }
+    if !doubtful.is_empty() {
+        checks.push(Check::warn(name, told(&doubtful)).advise(load(&doubtful)));
+    }
+    if failed.is_empty() && doubtful.is_empty() {
+        checks.push(Check::ok(name, format!("all that is needed, of {} that run", running.len())));
+    }
+    if !codecs.is_empty() {
+        let advice = Advice::new("load them where you have them, or take the codecs out of the phones' endpoints")
+            .paste("/etc/asterisk/pjsip.conf, in the endpoint", ["disallow = all", "allow = ulaw,alaw"])
+            .asterisk("pjsip reload");
+        checks.push(Check::warn(name.replace("modules", "codecs"), told(&codecs)).advise(advice));
+    }
+    checks
+}
+
+/// Distributions ship `codec_opus_open_source` for `codec_opus`.
+fn is_variant(rest: &str) -> bool {
+    rest.is_empty() || rest == "_open_source"
+}
+
+fn told(missing: &[&Need]) -> String {
+    let each: Vec<_> = missing.iter().map(|need| format!("{}.so ({})", need.module, need.what_for)).collect();
+    format!("not loaded: {}", each.join(", "))
+}
+
+fn load(missing: &[&Need]) -> Advice {
+    let text = "load them; one that cannot be loaded is not installed (menuselect, or the package asterisk-modules)";
+    let lines: Vec<_> = missing.iter().map(|need| format!("load = {}.so", need.module)).collect();
+    let advice = Advice::new(text).paste("/etc/asterisk/modules.conf, in [modules], without a noload of them", lines);
+    missing.iter().fold(advice, |advice, need| advice.asterisk(&format!("module load {}.so", need.module)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::doctor::report::Status;
+
+    fn of(text: &str, change: impl FnOnce(&mut Config)) -> Check {
+        let mut config = Config::default();
+        change(&mut config);
+        version("v", text, "[ari]", &config.ari, &config)
+    }
+
+    #[test]
+    fn versions_are_read_in_every_form() {
+        for (text, expected) in [
+            ("22.10.1", Some((22, 10))),
+            ("22.10.1~dfsg+~cs6.16", Some((22, 10))),
+            ("certified/20.7-cert5", Some((20, 7))),
+            ("18.9-cert1", Some((18, 9))),
+            ("23", Some((23, 0))),
+            ("GIT-22-a1b2c3", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::parse(text), expected.map(|(major, minor)| Version { major, minor }), "{text}");
+        }
+    }
+
+    #[test]
+    fn branches_have_first_releases_of_their_own() {
+        for (text, digits, wide, socket) in [
+            ("18.20.0", false, false, false),
+            ("20.14.0", true, false, false),
+            ("20.17.0", true, true, false),
+            ("21.8.1", false, false, false),
+            ("22.3.0", false, false, false),
+            ("22.7.0", true, true, false),
+            ("22.8.0", true, true, true),
+            ("23.0.0", true, false, false),
+            ("24.0.0", true, true, true),
+        ] {
+            let version = Version::parse(text).unwrap();
+            let can = (version.has(DIGITS), version.has(WIDEBAND), version.has(WEBSOCKET));
+            assert_eq!(can, (digits, wide, socket), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_version_cannot_do_is_a_fault_where_it_is_configured() {
+        assert_eq!(of("22.10.1", |_| {}).status, Status::Ok);
+        assert_eq!(of("16.30.0", |_| {}).status, Status::Fail);
+        let old = of("20.9.0", |_| {});
+        assert_eq!((old.status, &*old.advice[0].lines[1]), (Status::Warn, "inband_dtmf = \"detect\""));
+        let wide = of("20.9.0", |config| config.ari.format = MediaFormat::Slin16);
+        assert_eq!((wide.status, &*wide.advice[0].lines[1]), (Status::Fail, "format = \"slin\""));
+        assert!(wide.advice[0].text.contains("22.7"), "{wide:?}");
+        let socket = of("22.7.0", |config| config.websocket.listen = "127.0.0.1:5002".parse().ok());
+        assert_eq!((socket.status, &*socket.advice[0].lines[1]), (Status::Fail, "listen = \"\""));
+        assert_eq!(of("GIT-master-1", |_| {}).status, Status::Warn);
+    }
+
+    #[test]
+    fn a_missing_module_is_named_with_its_line() {
+        let config = Config::default();
+        let mut running: Vec<_> = ALWAYS.iter().map(|need| need.module.to_owned()).collect();
+        let checks = modules("modules", &running, &config.ari, &config);
+        assert_eq!((checks.len(), checks[0].status), (1, Status::Ok));
+        running.retain(|name| name != "chan_audiosocket" && name != "codec_opus" && name != "bridge_softmix");
+        let checks = modules("asterisk: modules", &running, &config.ari, &config);
+        assert_eq!(
+            checks.iter().map(|check| check.status).collect::<Vec<_>>(),
+            [Status::Fail, Status::Warn, Status::Warn]
+        );
+        assert_eq!(checks[0].advice[0].lines, ["load = chan_audiosocket.so"]);
+        assert_eq!(checks[0].advice[0].run, ["asterisk -rx 'module load chan_audiosocket.so'"]);
+        assert!(checks[1].found.contains("bridge_softmix.so"));
+        assert_eq!(checks[2].name, "asterisk: codecs");
+        running.push("codec_opus_open_source".to_owned());
+        assert_eq!(modules("m", &running, &config.ari, &config).len(), 2);
+    }
+
+    #[test]
+    fn what_is_configured_needs_more() {
+        let mut config = Config::default();
+        let running: Vec<_> = ALWAYS.iter().map(|need| need.module.to_owned()).collect();
+        config.websocket.listen = "127.0.0.1:5002".parse().ok();
+        config.ari.headers = vec!["X-A".to_owned()];
+        let found = modules("m", &running, &config.ari, &config)[0].found.clone();
+        for module in ["chan_websocket", "res_websocket_client", "res_pjsip_header_funcs"] {
+            assert!(found.contains(module), "{module} in {found}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_version_or_none(text in "\\PC*|[0-9./a-z-]{0,20}") {
+            if let Some(version) = Version::parse(&text) {
+                prop_assert!(text.contains(&version.major.to_string()) || text.contains('0'));
+            }
+        }
+    }
+}

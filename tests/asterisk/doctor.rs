@@ -1,0 +1,107 @@
+//! `hark doctor` on a real Asterisk: a healthy one, one without a module, one whose user may only read, and beside a running gateway.
+
+use std::net::SocketAddr;
+
+use hark::cli::doctor::{Report, Status, examine};
+use hark::config::Config;
+
+use crate::ari::{World, empty};
+use crate::support::lab::{ARI_USER, Gateway, Lab, free_port};
+
+/// Settings as an administrator has them, and a directory that lives as long.
+fn settings(ari: SocketAddr) -> (Config, tempfile::TempDir) {
+    let data = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.audiosocket.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.http.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.data_dir = data.path().to_owned();
+    // any program that is there
+    config.agent.flite = "/bin/sh".to_owned();
+    config.ari.url = Some(format!("http://{ari}"));
+    (config.ari.username, config.ari.password) = (ARI_USER.0.to_owned(), ARI_USER.1.to_owned());
+    (config, data)
+}
+
+fn nowhere() -> Gateway {
+    Gateway { audiosocket: SocketAddr::from(([127, 0, 0, 1], 9)), http: None }
+}
+
+#[track_caller]
+fn expect(report: &Report, name: &str, status: Status, part: &str) {
+    let found = report.checks.iter().any(|check| {
+        let advised: String = check.advice.iter().map(ToString::to_string).collect();
+        check.name == name && check.status == status && format!("{}{advised}", check.found).contains(part)
+    });
+    assert!(found, "{name} is not {status:?} with {part:?} in\n{report}");
+}
+
+#[tokio::test]
+async fn a_healthy_asterisk_is_found_to_be_so_and_keeps_nothing() {
+    let ari = free_port();
+    let lab = Lab::with_ari(nowhere(), ari).await;
+    let (config, _data) = settings(ari);
+    let report = examine(&config).await;
+    assert!(report.is_ok(), "{report}\n{}", lab.log());
+    expect(&report, "asterisk: version", Status::Ok, "Asterisk 22");
+    expect(&report, "asterisk: modules", Status::Ok, "all that is needed");
+    expect(&report, "asterisk: rights", Status::Ok, "may write");
+    expect(&report, "asterisk: application", Status::Ok, "is free");
+    expect(&report, "asterisk: clock", Status::Ok, "agree");
+    expect(&report, "asterisk: audio", Status::Ok, "comes from 127.0.0.1");
+    empty(&lab).await;
+
+    // its passwords and rights
+    let (mut config, _data) = settings(ari);
+    config.ari.password = "hunter2".to_owned();
+    let report = examine(&config).await;
+    expect(&report, "asterisk", Status::Fail, "ari show users");
+    assert!(!report.to_string().contains("hunter2"), "{report}");
+    let path = lab.dir().join("etc/ari.conf");
+    let text = std::fs::read_to_string(&path).expect("the lab's own file");
+    std::fs::write(&path, text.replace("read_only=no", "read_only=yes")).expect("write");
+    lab.cli("module reload res_ari.so").await;
+    let (config, _data) = settings(ari);
+    let report = examine(&config).await;
+    expect(&report, "asterisk: rights", Status::Fail, "read_only = no");
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_module_is_named_with_the_line_that_loads_it() {
+    let ari = free_port();
+    let lab = Lab::with_ari(nowhere(), ari).await;
+    lab.cli("module unload app_audiosocket.so").await;
+    lab.cli("module unload chan_audiosocket.so").await;
+    let (config, _data) = settings(ari);
+    let report = examine(&config).await;
+    expect(&report, "asterisk: modules", Status::Fail, "            load = chan_audiosocket.so\n");
+    expect(&report, "asterisk: modules", Status::Warn, "load = app_audiosocket.so");
+    expect(&report, "asterisk: audio", Status::Fail, "chan_audiosocket");
+    // and doing what it says helps
+    for check in report.checks.iter().filter(|check| check.name == "asterisk: modules") {
+        for command in check.advice.iter().flat_map(|advice| &advice.run) {
+            let command = command.trim_start_matches("asterisk -rx '").trim_end_matches('\'');
+            lab.cli(command).await;
+        }
+    }
+    let report = examine(&config).await;
+    assert!(report.is_ok(), "{report}\n{}", lab.log());
+    empty(&lab).await;
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn beside_a_running_gateway_asterisk_reaches_it_and_no_call_begins() {
+    let world = World::start(|_| {}).await;
+    let (mut config, _data) = settings(world.ari_url.trim_start_matches("http://").parse().expect("an address"));
+    config.audiosocket.listen = world.hark.gateway.audiosocket;
+    config.http.listen = world.hark.gateway.http.expect("HTTP is on");
+    let report = examine(&config).await;
+    assert!(report.is_ok(), "{report}\n{}", world.lab.log());
+    expect(&report, "asterisk: application", Status::Ok, "the running gateway is told of calls");
+    expect(&report, "asterisk: audio", Status::Ok, "where the running gateway listens");
+    world.empty().await;
+    let (_, metrics) = crate::ari::get(config.http.listen, "/metrics").await;
+    assert!(metrics.lines().any(|line| line == "hark_calls_total 0"), "{metrics}");
+    world.stop().await;
+}
