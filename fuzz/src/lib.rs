@@ -10,7 +10,7 @@ use hark::{
     agent::{self, Overrides, Route, fuzz, json_stream::Objects, sentence::MAX_SENTENCE, sts, utf8::Utf8},
     api,
     asterisk::{
-        ari,
+        ami, ari,
         audiosocket::{self, wire},
         websocket,
     },
@@ -33,6 +33,8 @@ pub type Target = fn(&[u8]);
 /// All of them, by the names of their files in `fuzz_targets/`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("address_guard", address_guard),
+    ("ami_message", ami_message),
+    ("api_calls", api_calls),
     ("ari_event", ari_event),
     ("audiosocket_intake", audiosocket_intake),
     ("audiosocket_wire", audiosocket_wire),
@@ -78,6 +80,24 @@ fn text_pieces(text: &str) -> Vec<&str> {
 
 fn text(data: &[u8]) -> Option<&str> {
     std::str::from_utf8(data).ok()
+}
+
+/// Messages of AMI.
+pub fn ami_message(data: &[u8]) {
+    let message = ami::parse(&String::from_utf8_lossy(data));
+    let held: usize = message.iter().map(|(name, value)| name.len() + value.len()).sum();
+    // bytes that are no text become three each
+    assert!(held <= data.len() * 3, "a message grows");
+    assert!(message.iter().all(|(name, value)| !name.contains(':') && !value.contains('\n')));
+}
+
+/// Orders for live calls, and calls to be made: the first line names what is asked.
+pub fn api_calls(data: &[u8]) {
+    let (action, body) = data.split_at(data.iter().position(|byte| *byte == b'\n').unwrap_or(0));
+    let Some(action) = text(action) else { return };
+    if let Err(reason) = api::fuzz_calls(action, body) {
+        assert!(!reason.is_empty() && reason.len() < 1_000, "{reason}");
+    }
 }
 
 /// Messages of ARI's events socket.

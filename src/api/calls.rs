@@ -96,7 +96,7 @@ const MAX_KEY: usize = 255;
 /// Reads a call that is to be made, and what is to be known about it.
 fn placed(body: &[u8], key: Option<String>) -> Result<(Outbound, Map<String, Value>), String> {
     let Placed { to, via, pbx, caller_id, timeout_s, uuid, metadata } =
-        serde_json::from_slice(body).map_err(|reason| format!("the body is not what this needs: {reason}"))?;
+        serde_json::from_slice(body).map_err(|reason| unread(&reason))?;
     let is_number = |c: char| c.is_ascii_alphanumeric() || "+*#._-".contains(c);
     // it becomes part of a dial string: nothing in it may mean anything there
     if to.is_empty() || to.len() > MAX_NUMBER || !to.chars().all(is_number) {
@@ -210,12 +210,19 @@ impl Text {
     }
 }
 
+/// Says why a body cannot be read, without repeating all of it.
+fn unread(reason: &serde_json::Error) -> String {
+    let reason = reason.to_string();
+    let cut = &reason[..reason.floor_char_boundary(300)];
+    format!("the body is not what this needs: {cut}{}", if cut.len() < reason.len() { "…" } else { "" })
+}
+
 const ACTIONS: &str = "hangup, transfer, say, mute, hold, music, dtmf, collect, variable or recording";
 
 /// Reads what is asked.
 fn request(action: &str, body: &[u8]) -> Result<Request, String> {
     fn of<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-        serde_json::from_slice(body).map_err(|reason| format!("the body is not what this needs: {reason}"))
+        serde_json::from_slice(body).map_err(|reason| unread(&reason))
     }
     Ok(match action {
         "hangup" => {
@@ -392,6 +399,18 @@ async fn originate<A: Announcements>(extract::State(shared): Extracted<A>, body:
             warn!(code = reason.code, "{reason}");
             refusal(&reason)
         }
+    }
+}
+
+/// What a fuzzer calls: what is asked by this body, of a live call, of avr-ami (`avr`), or for a call to be made (`call`).
+#[doc(hidden)]
+pub fn fuzz(action: &str, body: &[u8]) -> Result<String, String> {
+    match action {
+        "call" => placed(body, None).map(|placed| format!("{placed:?}")),
+        "avr" => target(&serde_json::from_slice(body).unwrap_or_default())
+            .map(|target| format!("{target:?}"))
+            .map_err(str::to_owned),
+        _ => request(action, body).map(|request| format!("{request:?}")),
     }
 }
 

@@ -18,6 +18,8 @@ use std::{
 
 pub use announce::{announce_call, announce_outbound};
 pub use announce::{fuzz_answer, fuzz_body};
+#[doc(hidden)]
+pub use calls::fuzz as fuzz_calls;
 pub use calls::{Control, Later};
 #[doc(hidden)]
 use ipnet::IpNet;
