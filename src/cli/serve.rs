@@ -56,7 +56,7 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         warn!("{notice}");
     }
     let app = App::bind(config).await?;
-    info!(version = env!("CARGO_PKG_VERSION"), audiosocket = %app.audiosocket_addr(), http = app.http_addr().map(tracing::field::display), "Hark is ready");
+    info!(version = env!("CARGO_PKG_VERSION"), audiosocket = %app.audiosocket_addr(), websocket = app.websocket_addr().map(tracing::field::display), http = app.http_addr().map(tracing::field::display), "Hark is ready");
     app.run(shutdown).await;
     Ok(())
 }

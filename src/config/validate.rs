@@ -274,6 +274,16 @@ fn listeners(config: &Config, merged: &Merged, faults: &mut Faults) {
         let advice = "Give the two listeners different ports, e.g. 5001 for calls and 6001 for HTTP.";
         faults.push("config.conflict", merged.written("http.listen"), reason, advice);
     }
+    if let Some(websocket) = config.websocket.listen {
+        let others = [("audiosocket.listen", Some(calls)), ("http.listen", config.http.enabled.then_some(http))];
+        for (key, other) in others {
+            if other.is_some_and(|other| collide(other, websocket)) {
+                let reason = format!("is the address of {key} too ({websocket})");
+                let advice = "Give each listener a port of its own, e.g. 5002 for WebSockets.";
+                faults.push("config.conflict", merged.written("websocket.listen"), reason, advice);
+            }
+        }
+    }
     if config.audiosocket.require_registration && !config.http.enabled {
         let reason = "takes only calls announced by POST /call, but the HTTP service is off";
         let advice = "Switch the HTTP service on (HTTP_PORT=6001, or http.enabled = true), or leave this out.";
@@ -354,6 +364,15 @@ fn notices(config: &mut Config, merged: &Merged) {
             ));
         }
     }
+    let websocket = &config.websocket;
+    if let Some(listen) = websocket.listen.filter(|listen| !listen.ip().is_loopback())
+        && websocket.allow.is_empty()
+        && websocket.username.is_none()
+    {
+        config.notices.push(format!(
+            "the WebSocket listener on {listen} asks nobody for a password: set websocket.username and websocket.password, or websocket.allow"
+        ));
+    }
     if config.http.enabled && !config.http.listen.ip().is_loopback() && config.http.allow.is_empty() {
         let listen = config.http.listen;
         config.notices.push(format!(
@@ -388,6 +407,24 @@ mod tests {
     fn loaded(text: &str, variables: &[(&str, &str)]) -> Result<Config, crate::config::Faults> {
         let env = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Config::fuzz(text, &Sources { env, ..Sources::default() })
+    }
+
+    #[test]
+    fn the_websocket_listener_needs_a_port_of_its_own_and_somebody_to_ask() {
+        let faults = loaded("[websocket]\nlisten = \"0.0.0.0:5001\"", &[]).unwrap_err().to_string();
+        assert!(faults.contains("websocket.listen") && faults.contains("audiosocket.listen"), "{faults}");
+        let open = loaded("[websocket]\nlisten = \"0.0.0.0:5002\"", &[]).unwrap();
+        assert!(open.notices.iter().any(|notice| notice.contains("0.0.0.0:5002")), "{:?}", open.notices);
+        let closed = "[websocket]\nlisten = \"0.0.0.0:5002\"\nusername = \"hark\"\npassword = \"hunter2\"";
+        let closed = loaded(closed, &[]).unwrap();
+        assert!(!closed.notices.iter().any(|notice| notice.contains("WebSocket")), "{:?}", closed.notices);
+        assert!(!format!("{closed:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secure_pbx_sends_no_websocket_media() {
+        let faults = loaded("[ari]\nurl = \"https://pbx:8089\"\nmedia = \"websocket\"", &[]).unwrap_err().to_string();
+        assert!(faults.contains("ari.media"), "{faults}");
     }
 
     #[test]

@@ -112,18 +112,18 @@ async fn wideband_is_converted_both_ways() {
     hark.stop().await;
 }
 
-fn tone(hertz: f64, rate: f64, samples: usize) -> Vec<i16> {
+pub fn tone(hertz: f64, rate: f64, samples: usize) -> Vec<i16> {
     let step = std::f64::consts::TAU * hertz / rate;
     (0..samples).map(|n| (8_000.0 * (step * n as f64).sin()) as i16).collect()
 }
 
-fn loud(samples: &[i16]) -> usize {
+pub fn loud(samples: &[i16]) -> usize {
     // a sine is above a tenth of its peak for 94 % of the time
     samples.iter().filter(|sample| sample.unsigned_abs() > 800).count() * 100 / 93
 }
 
 /// The loud part is this tone at its level: almost all of its energy is at that frequency.
-fn assert_tone(samples: &[i16], hertz: f64, rate: f64) {
+pub fn assert_tone(samples: &[i16], hertz: f64, rate: f64) {
     let begin = samples.iter().position(|s| s.unsigned_abs() > 800).expect("sound");
     let part = &samples[begin + 400..begin + 400 + rate as usize / 2];
     let step = std::f64::consts::TAU * hertz / rate;

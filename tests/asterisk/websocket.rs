@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hark::config::Config;
 
-use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::calls::{SECOND, assert_tone, connect, heard_by_phone, loud as loud_tone, operator_answers, tone};
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, SECRET};
 use crate::support::lab::Lab;
@@ -207,4 +207,25 @@ async fn an_interruption_silences_the_agent_at_once_and_the_next_words_are_whole
 
 fn loud(samples: &[i16]) -> usize {
     samples.iter().filter(|sample| sample.unsigned_abs() > 100).count()
+}
+
+/// Every kind of codec on the wire: a tone arrives as that tone, in both directions.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_codec_carries_sound_both_ways() {
+    let world = World::start(|_| {}).await;
+    for extension in ["5022", "ws_alaw", "wj_g722", "ws_slin48", "wj_opus"] {
+        let (call, session, uuid) = connect(&world.lab, &world.service, extension, Codec::Ulaw).await;
+        call.rtp.play(&tone(1_013.0, 8_000.0, SECOND));
+        call.rtp.played().await;
+        let record = session.until(|record| loud_tone(&record.audio) > SECOND * 9 / 10).await;
+        assert_tone(&record.audio, 1_013.0, 8_000.0);
+        session.step(Step::Speak(tone(719.0, 8_000.0, SECOND), 320));
+        let heard = |rtp: &crate::support::rtp::Rtp| loud_tone(&rtp.audio()) > SECOND * 9 / 10;
+        assert!(call.rtp.wait(Duration::from_secs(5), heard).await, "{extension}");
+        assert_tone(&call.rtp.audio(), 719.0, 8_000.0);
+        call.hang_up().await;
+        assert_eq!(world.hark.story(uuid).await.last().map(String::as_str), Some("call_ended"), "{extension}");
+        world.lab.idle().await;
+    }
+    world.stop().await;
 }
