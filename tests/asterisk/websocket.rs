@@ -2,14 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use hark::asterisk::websocket;
+use hark::audio::{Frame, Rate};
+use hark::call::{Leg as _, LegCommand, LegEvent, Link, Sent};
 use hark::config::Config;
 
 use crate::calls::{SECOND, assert_tone, connect, heard_by_phone, loud as loud_tone, operator_answers, tone};
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, SECRET};
-use crate::support::lab::Lab;
+use crate::support::lab::{Gateway, Lab, free_port};
 use crate::support::phone::Call;
 use crate::support::receiver::Receiver;
 use crate::support::sts_server::{Mode, Step, StsServer};
@@ -228,4 +233,62 @@ async fn every_codec_carries_sound_both_ways() {
         world.lab.idle().await;
     }
     world.stop().await;
+}
+
+/// What a mark means: the frame behind it has gone to the phone, and no other; after a flush nothing more does.
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_tell_to_the_frame_what_the_phone_heard() {
+    let settings = websocket::Config { lead_ms: 500, ..websocket::Config::default() };
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = websocket::Listener::bind(anywhere, Arc::new(settings), Arc::default()).await.expect("it listens");
+    let address = listener.local_addr().expect("a bound socket");
+    let lab = Lab::edited(Gateway { audiosocket: free_port(), http: None }, |etc| configure(etc, address)).await;
+    for extension in ["ws_slin", "wj_slin"] {
+        let taken = async { listener.accept().await.identify().await.expect("a call").into_leg().await };
+        let (call, mut leg) = tokio::join!(Call::dial(lab.sip(), extension, Codec::Ulaw), taken);
+        let call = call.expect("answered");
+        let said = Codec::Ulaw.heard(&noise(50 * 160, 7));
+        for (number, frame) in said.chunks(160).enumerate() {
+            let mut frame = Frame::padded(Rate::R8K, frame);
+            loop {
+                let _ = leg.send(LegCommand::Mark(number as u32 + 1));
+                match leg.send(LegCommand::Audio(frame)) {
+                    Sent::Refused(LegCommand::Audio(again)) => frame = again,
+                    _ => break,
+                }
+                leg.next().await.expect("the call lasts");
+            }
+        }
+        let mut marked = 0;
+        loop {
+            match leg.next().await.expect("the call lasts") {
+                LegEvent::Marked(20) => {
+                    marked = 20;
+                    let _ = leg.send(LegCommand::Flush(1));
+                }
+                LegEvent::Marked(mark) => marked = mark,
+                LegEvent::Flushed(1) => break,
+                LegEvent::Hangup(cause) => panic!("{cause:?}"),
+                _ => {}
+            }
+        }
+        let tail = Codec::Ulaw.heard(&noise(5 * 160, 8));
+        for frame in tail.chunks(160) {
+            let _ = leg.send(LegCommand::Audio(Frame::padded(Rate::R8K, frame)));
+        }
+        let listening = async { while !matches!(leg.next().await, Some(LegEvent::Hangup(_)) | None) {} };
+        let heard = async {
+            heard_by_phone(&call, &tail).await;
+            let audio = call.rtp.audio();
+            (1..=50).take_while(|frames| find(&audio, &said[..frames * 160]).is_some()).count()
+        };
+        let heard = tokio::select! {
+            heard = heard => heard,
+            () = listening => panic!("the call ended"),
+        };
+        assert_eq!(heard, marked as usize, "{extension}");
+        tokio::join!(call.hang_up(), leg.close());
+        lab.idle().await;
+    }
+    lab.stop().await;
 }
