@@ -168,7 +168,13 @@ impl Calls {
         };
         let (commands, orders) = mpsc::channel(COMMANDS);
         let heard_out = Arc::new(Notify::new());
-        let entry = Entry { uuid, started: Instant::now(), commands, heard_out: Arc::clone(&heard_out) };
+        let entry = Entry {
+            uuid,
+            started: Instant::now(),
+            commands,
+            heard_out: Arc::clone(&heard_out),
+            giving: Arc::default(),
+        };
         let same = self.registry.add(id, entry);
         self.metrics.calls.inc();
         self.metrics.active.inc();

@@ -136,6 +136,10 @@ impl Controls {
         limit: Duration,
         order: impl Future<Output = Result<(), Refused>>,
     ) -> Result<(), Refused> {
+        let _alone = call.entry.giving.try_lock().map_err(|_| {
+            let message = "the caller is being given away or hung up already: wait for that".to_owned();
+            refused(Refusal::Busy, "call.busy", message)
+        })?;
         call.tell(Command::HandOver(reason))?;
         let heard = async {
             tokio::select! {

@@ -28,6 +28,8 @@ pub struct Entry {
     pub commands: mpsc::Sender<Command>,
     /// Told when what the agent was saying has been heard, after [`Command::HandOver`].
     pub heard_out: Arc<Notify>,
+    /// Held by whoever gives the caller away: one at a time.
+    pub giving: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Registry {

@@ -69,8 +69,12 @@ async fn a_transfer_waits_for_the_sentence_and_the_operator_has_the_caller() {
     session.step(Step::Speak(sentence.clone(), 320));
     assert!(call.rtp.wait(Duration::from_secs(5), |rtp| rtp.audio().iter().any(|s| s.unsigned_abs() > 1_000)).await);
     let path = format!("/api/calls/{uuid}/transfer");
-    let (status, body) = post(http, &path, &json!({"context": "operator", "exten": "s"})).await;
-    assert_eq!((status, &body["message"]), (200, &json!("done")));
+    let place = json!({"context": "operator", "exten": "s"});
+    // of two at once one is done, the other is told to wait
+    let ((first, body), (second, other)) = tokio::join!(post(http, &path, &place), post(http, &path, &place));
+    let both = [(first, &body["message"], &body["code"]), (second, &other["message"], &other["code"])];
+    assert!(both.iter().any(|(status, message, _)| *status == 200 && **message == "done"), "{both:?}");
+    assert!(both.iter().any(|(status, _, code)| *status == 503 && **code == "call.busy"), "{both:?}");
     heard_by_phone(&call, &sentence).await;
     operator_answers(lab, &call).await;
     session.until(|record| record.ended.is_some()).await;
