@@ -255,21 +255,14 @@ impl<L: Leg, A: Agent> Session<L, A> {
             let digit = hearing.as_mut().and_then(|hearing| hearing.take(&mut input, now));
             report(&input);
             driver.frames_in += u64::from(matches!(input, Input::Leg(LegEvent::Audio(_))));
-            call.handle(input, now, &mut driver.out);
-            driver.carry_out(self);
+            self.step(call, driver, input, now);
             if let Some(digit) = digit {
                 let input = Input::Leg(LegEvent::Dtmf(digit));
                 report(&input);
-                call.handle(input, now, &mut driver.out);
-                driver.carry_out(self);
+                self.step(call, driver, input, now);
             }
             if let Some(probability) = probability {
-                call.handle(Input::Voice(probability), now, &mut driver.out);
-                driver.carry_out(self);
-            }
-            if let Some(frame) = driver.refused.take() {
-                call.handle(Input::Leg(LegEvent::Refused(frame)), now, &mut driver.out);
-                driver.carry_out(self);
+                self.step(call, driver, Input::Voice(probability), now);
             }
             if driver.end.is_some() {
                 self.recorded(now);
@@ -284,6 +277,16 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 wake.as_mut().reset(deadline);
                 driver.sources.rouse(Source::Timer);
             }
+        }
+    }
+
+    /// One input, and what it leads to. What the leg refuses is told before anything else: the next frame must not take its place.
+    fn step(&mut self, call: &mut Call, driver: &mut Driver, input: Input, now: std::time::Instant) {
+        call.handle(input, now, &mut driver.out);
+        driver.carry_out(self);
+        while let Some(frame) = driver.refused.take() {
+            call.handle(Input::Leg(LegEvent::Refused(frame)), now, &mut driver.out);
+            driver.carry_out(self);
         }
     }
 

@@ -177,13 +177,16 @@ async fn a_full_queue_takes_nothing_until_it_has_room() {
     phone.send(Message::text(r#"{"event":"MEDIA_XOFF","channel_id":"1"}"#)).await.unwrap();
     phone.send(Message::text("DTMF_END digit:1")).await.unwrap();
     assert!(matches!(next(&mut leg).await, Some(LegEvent::Dtmf(_))));
-    for _ in 0..100 {
+    for number in 0..100 {
+        let _ = leg.send(LegCommand::Mark(number));
         assert!(matches!(leg.send(LegCommand::Audio(ramp(Rate::R16K))), Sent::Refused(LegCommand::Audio(_))));
     }
     phone.send(Message::text(r#"{"event":"MEDIA_XON"}"#)).await.unwrap();
     phone.send(Message::text("DTMF_END digit:1")).await.unwrap();
     assert!(matches!(next(&mut leg).await, Some(LegEvent::Dtmf(_))));
     assert!(matches!(leg.send(LegCommand::Audio(ramp(Rate::R16K))), Sent::Whole));
+    // no mark of what was refused
+    assert_eq!(binary(&mut phone).await, bytes(&ramp(Rate::R16K)));
     assert_eq!((listener.stats().xoffs.get(), listener.stats().frames_refused.get()), (1, 100));
 }
 

@@ -3,6 +3,8 @@
 //! Asterisk paces what it is sent and says, by marks, how far it has come: speech may be sent ahead, and is thrown away there when the
 //! caller interrupts.
 
+mod ending;
+
 use std::{
     collections::VecDeque,
     fmt,
@@ -15,11 +17,7 @@ use std::{
 
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, timeout, timeout_at};
-use tokio_tungstenite::tungstenite::{
-    Bytes, Error, Message,
-    error::ProtocolError,
-    protocol::{CloseFrame, frame::coding::CloseCode},
-};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 use super::{
     Config,
@@ -276,48 +274,6 @@ impl Leg {
         });
     }
 
-    fn closed(&mut self, frame: Option<&CloseFrame>) {
-        match frame.map(|frame| frame.code) {
-            None | Some(CloseCode::Normal | CloseCode::Away) => self.end(Cause::Normal),
-            Some(code) => {
-                let reason = frame.map(|frame| shown(&frame.reason)).unwrap_or_default();
-                tracing::warn!(
-                    code = "websocket.closed",
-                    "Asterisk closes the connection with {code} {reason:?}: the call ends; its own log says more"
-                );
-                self.end(Cause::Lost);
-            }
-        }
-        // the answer to it
-        let _ = self.socket.flush();
-    }
-
-    fn broke(&mut self, error: &Error) {
-        match error {
-            Error::ConnectionClosed | Error::AlreadyClosed => self.end(Cause::Normal),
-            // what follows our own hang-up is no news
-            _ if self.hung_up => self.end(Cause::Normal),
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                tracing::warn!(code = "websocket.lost", "Asterisk closed the connection without a word: the call ends");
-                self.end(Cause::Lost);
-            }
-            error => {
-                tracing::warn!(
-                    code = "websocket.lost",
-                    "the connection to Asterisk broke: {}",
-                    shown(&error.to_string())
-                );
-                self.end(Cause::Lost);
-            }
-        }
-    }
-
-    fn end(&mut self, cause: Cause) {
-        if matches!(self.state, State::Starting | State::Open) {
-            self.state = State::Ending(cause);
-        }
-    }
-
     /// The next 20 ms; `None` when less than that is there.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Option<Poll<Frame>> {
         if self.framer.len() < self.codec.rate.frame_samples() {
@@ -477,6 +433,8 @@ impl Link for Leg {
     fn send(&mut self, command: LegCommand) -> Sent<LegCommand> {
         match command {
             LegCommand::Audio(frame) => self.send_audio(frame),
+            // the frame behind it will be refused, and comes again with its mark
+            LegCommand::Mark(_) if self.full || self.socket.is_blocked() => Sent::Whole,
             // goes out with the frame behind it
             LegCommand::Mark(number) => self.command(Command::Mark(number), false),
             LegCommand::Flush(number) => {
