@@ -76,7 +76,7 @@ async fn a_missing_module_is_named_with_the_line_that_loads_it() {
     let report = examine(&config).await;
     expect(&report, "asterisk: modules", Status::Fail, "            load = chan_audiosocket.so\n");
     expect(&report, "asterisk: modules", Status::Warn, "load = app_audiosocket.so");
-    expect(&report, "asterisk: audio", Status::Fail, "chan_audiosocket");
+    expect(&report, "asterisk: audio", Status::Skipped, "chan_audiosocket.so");
     // and doing what it says helps
     for check in report.checks.iter().filter(|check| check.name == "asterisk: modules") {
         for command in check.advice.iter().flat_map(|advice| &advice.run) {
@@ -86,6 +86,36 @@ async fn a_missing_module_is_named_with_the_line_that_loads_it() {
     }
     let report = examine(&config).await;
     assert!(report.is_ok(), "{report}\n{}", lab.log());
+    empty(&lab).await;
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn the_entry_of_websocket_client_conf_is_tried() {
+    let ari = free_port();
+    let lab = Lab::with_ari(nowhere(), ari).await;
+    let (mut config, _data) = settings(ari);
+    let listen = free_port();
+    config.websocket.listen = Some(listen);
+    (config.websocket.username, config.websocket.password) = (Some("hark".to_owned()), "change-me".to_owned());
+    lab.cli("module unload chan_websocket.so").await;
+    let report = examine(&config).await;
+    expect(&report, "asterisk: websocket", Status::Skipped, "chan_websocket.so");
+    lab.cli("module load chan_websocket.so").await;
+    lab.cli("module load func_uri.so").await;
+    let report = examine(&config).await;
+    expect(&report, "asterisk: websocket", Status::Fail, &format!("uri = ws://{listen}/media"));
+    let entry = include_str!("../../asterisk-conf/websocket/websocket_client.conf");
+    let entry = entry.replace("127.0.0.1:5002", &listen.to_string());
+    std::fs::write(lab.dir().join("etc/websocket_client.conf"), entry).expect("write");
+    lab.cli("module reload res_websocket_client.so").await;
+    let report = examine(&config).await;
+    assert!(report.is_ok(), "{report}\n{}", lab.log());
+    expect(&report, "asterisk: websocket", Status::Ok, "with the right password");
+    config.websocket.password = "another".to_owned();
+    let report = examine(&config).await;
+    expect(&report, "asterisk: websocket", Status::Fail, "not the user or the password");
+    assert!(!report.to_string().contains("another"), "{report}");
     empty(&lab).await;
     lab.stop().await;
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::report::{Advice, Check};
 use crate::{
-    asterisk::ari::{MediaFormat, Pbx},
+    asterisk::ari::{Media, MediaFormat, Pbx},
     config::Config,
 };
 
@@ -60,7 +60,12 @@ pub(super) fn version(name: &str, text: &str, section: &str, pbx: &Pbx, config: 
         let advice = Advice::new("install Asterisk 22 (long-term support) or at least 18");
         return Check::fail(name, format!("Asterisk {text} has no AudioSocket")).advise(advice);
     }
-    if pbx.format == MediaFormat::Slin16 && !version.has(WIDEBAND) {
+    if pbx.media == Media::WebSocket && !version.has(WEBSOCKET) {
+        let advice = Advice::new(format!("update Asterisk to {} or later, or use AudioSocket", first(WEBSOCKET)))
+            .paste("hark.toml", [section, "media = \"audiosocket\""]);
+        return Check::fail(name, format!("Asterisk {text} cannot carry calls by chan_websocket")).advise(advice);
+    }
+    if pbx.media == Media::AudioSocket && pbx.format == MediaFormat::Slin16 && !version.has(WIDEBAND) {
         let advice = Advice::new(format!("update Asterisk to {} or later, or use 8 kHz", first(WIDEBAND)))
             .paste("hark.toml", [section, "format = \"slin\""]);
         return Check::fail(name, format!("Asterisk {text} cannot carry slin16 over AudioSocket")).advise(advice);
@@ -134,7 +139,11 @@ fn needs(pbx: &Pbx, config: &Config) -> Vec<&'static Need> {
         may("func_uri", "metadata in Dial(WebSocket/…)"),
     ];
     const MANAGER: &[Need] = &[may("func_dialplan", "refusing transfers to places that do not exist")];
+    const CARRIER: &[Need] = &[must("chan_websocket", "media = \"websocket\"")];
     let mut all: Vec<&Need> = Vec::new();
+    if pbx.media == Media::WebSocket {
+        all.extend(CARRIER);
+    }
     if !pbx.headers.is_empty() {
         all.extend(HEADERS);
     }
@@ -174,12 +183,20 @@ pub(super) fn modules(name: &str, running: &[String], pbx: &Pbx, config: &Config
         checks.push(Check::ok(name, format!("all that is needed, of {} that run", running.len())));
     }
     if !codecs.is_empty() {
-        let advice = Advice::new("load them where you have them, or take the codecs out of the phones' endpoints")
-            .paste("/etc/asterisk/pjsip.conf, in the endpoint", ["disallow = all", "allow = ulaw,alaw"])
-            .asterisk("pjsip reload");
-        checks.push(Check::warn(name.replace("modules", "codecs"), told(&codecs)).advise(advice));
+        checks.push(codec(&name.replace("modules", "codecs"), &codecs));
     }
     checks
+}
+
+/// Asterisk comes without opus, and phones do without.
+fn codec(name: &str, missing: &[&Need]) -> Check {
+    if missing.iter().all(|need| need.module == "codec_opus") {
+        return Check::ok(name, "all but opus: phones have to offer another codec, too");
+    }
+    let advice = Advice::new("load them where you have them, or take the codecs out of the phones' endpoints")
+        .paste("/etc/asterisk/pjsip.conf, in the endpoint", ["disallow = all", "allow = ulaw,alaw"])
+        .asterisk("pjsip reload");
+    Check::warn(name, told(missing)).advise(advice)
 }
 
 /// Distributions ship `codec_opus_open_source` for `codec_opus`.
@@ -256,6 +273,8 @@ mod tests {
         let wide = of("20.9.0", |config| config.ari.format = MediaFormat::Slin16);
         assert_eq!((wide.status, &*wide.advice[0].lines[1]), (Status::Fail, "format = \"slin\""));
         assert!(wide.advice[0].text.contains("22.7"), "{wide:?}");
+        let carried = of("22.7.0", |config| config.ari.media = Media::WebSocket);
+        assert_eq!((carried.status, &*carried.advice[0].lines[1]), (Status::Fail, "media = \"audiosocket\""));
         let socket = of("22.7.0", |config| config.websocket.listen = "127.0.0.1:5002".parse().ok());
         assert_eq!((socket.status, &*socket.advice[0].lines[1]), (Status::Fail, "listen = \"\""));
         assert_eq!(of("GIT-master-1", |_| {}).status, Status::Warn);
@@ -267,7 +286,9 @@ mod tests {
         let mut running: Vec<_> = ALWAYS.iter().map(|need| need.module.to_owned()).collect();
         let checks = modules("modules", &running, &config.ari, &config);
         assert_eq!((checks.len(), checks[0].status), (1, Status::Ok));
-        running.retain(|name| name != "chan_audiosocket" && name != "codec_opus" && name != "bridge_softmix");
+        running.retain(|name| name != "codec_opus");
+        assert_eq!(modules("modules", &running, &config.ari, &config)[1].status, Status::Ok, "few have it");
+        running.retain(|name| name != "chan_audiosocket" && name != "codec_g722" && name != "bridge_softmix");
         let checks = modules("asterisk: modules", &running, &config.ari, &config);
         assert_eq!(
             checks.iter().map(|check| check.status).collect::<Vec<_>>(),
@@ -277,7 +298,7 @@ mod tests {
         assert_eq!(checks[0].advice[0].run, ["asterisk -rx 'module load chan_audiosocket.so'"]);
         assert!(checks[1].found.contains("bridge_softmix.so"));
         assert_eq!(checks[2].name, "asterisk: codecs");
-        running.push("codec_opus_open_source".to_owned());
+        running.extend(["codec_opus_open_source".to_owned(), "codec_g722".to_owned()]);
         assert_eq!(modules("m", &running, &config.ari, &config).len(), 2);
     }
 

@@ -27,7 +27,7 @@ type Heard = HashMap<Uuid, SocketAddr>;
 pub(super) struct Ear {
     pub addr: SocketAddr,
     heard: watch::Receiver<Heard>,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Ear {
@@ -35,7 +35,14 @@ impl Ear {
         let addr = listener.local_addr()?;
         let (sender, heard) = watch::channel(Heard::new());
         let task = tokio::spawn(accept(listener, Arc::new(sender)));
-        Ok(Self { addr, heard, _task: AbortOnDropHandle::new(task) })
+        Ok(Self { addr, heard, task: AbortOnDropHandle::new(task) })
+    }
+
+    /// Gives the port back: when this returns somebody else can have it.
+    pub async fn close(self) {
+        self.task.abort();
+        // that it was aborted
+        let _ = self.task.await;
     }
 
     /// Who brings this UUID, within `limit`.

@@ -11,7 +11,7 @@ use sqlx::Connection as _;
 use tokio::{net::TcpListener, time::timeout};
 use uuid::Uuid;
 
-use super::{Advice, Check, Ear, STEP};
+use super::{Advice, Check, Door, Ear, STEP};
 use crate::config::{Config, redacted_url};
 
 /// Less than this is too little for a database that is written to.
@@ -65,7 +65,7 @@ pub(super) async fn listeners(config: &Config, http: &reqwest::Client) -> (Vec<C
     let listen = config.audiosocket.listen;
     let (check, ear) = match TcpListener::bind(listen).await.and_then(Ear::new) {
         Ok(ear) if gateway == Gateway::Running => {
-            drop(ear);
+            ear.close().await;
             let advice = Advice::new("give the doctor the gateway's configuration (--config), or restart the gateway");
             let found = format!("the gateway that runs here does not listen on {listen}");
             (Check::fail("audiosocket port", found).advise(advice), None)
@@ -84,19 +84,19 @@ pub(super) async fn listeners(config: &Config, http: &reqwest::Client) -> (Vec<C
         Err(error) => (unusable("audiosocket port", "audiosocket.listen", listen, &error), None),
     };
     checks.push(check);
-    checks.extend(websocket(config, gateway).await);
     (checks, gateway, ear)
 }
 
-async fn websocket(config: &Config, gateway: Gateway) -> Option<Check> {
+/// The port of chan_websocket, where one is configured.
+pub(super) async fn websocket(config: &Config, gateway: Gateway) -> Option<(Option<Door>, Check)> {
     let (name, key, listen) = ("websocket port", "websocket.listen", config.websocket.listen?);
     Some(match TcpListener::bind(listen).await {
-        Ok(_) => Check::ok(name, format!("{listen} is free")),
+        Ok(listener) => (Some(Door::new(listener)), Check::ok(name, format!("{listen} is free"))),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && gateway != Gateway::Absent => {
-            Check::ok(name, format!("{listen}: the running gateway's"))
+            (None, Check::ok(name, format!("{listen}: the running gateway's")))
         }
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken(name, key, listen),
-        Err(error) => unusable(name, key, listen, &error),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => (None, taken(name, key, listen)),
+        Err(error) => (None, unusable(name, key, listen, &error)),
     })
 }
 

@@ -7,16 +7,22 @@ use uuid::Uuid;
 
 use super::{Advice, Check, Gateway, STEP, pbx::Patient};
 use crate::asterisk::{
-    ari::{Error, ExternalMedia},
+    ari::{Error, ExternalMedia, Media},
     audiosocket::PROBE,
 };
 
 /// The application of the channel that is made. Nobody has it, so the channel ends by itself even where we cannot end it.
-const APP: &str = "hark-doctor";
+pub(super) const APP: &str = "hark-doctor";
 
-/// Tries it.
-pub(super) async fn examine(patient: &Patient<'_>) -> Check {
+/// Tries it. `unable`: Asterisk lacks the module for it.
+pub(super) async fn examine(patient: &Patient<'_>, unable: bool) -> Check {
     let (name, context) = (patient.part("audio"), patient.context);
+    if patient.pbx.media == Media::WebSocket {
+        return Check::ok(name, "goes to Asterisk's HTTP server (media = \"websocket\"), which answers");
+    }
+    if unable {
+        return Check::skipped(name, "without chan_audiosocket.so Asterisk cannot connect: see its modules");
+    }
     let listen = context.ear.as_ref().map_or(context.config.audiosocket.listen, |ear| ear.addr);
     let uuid = match (&context.ear, context.gateway) {
         (Some(_), _) => Uuid::new_v4(),

@@ -11,6 +11,7 @@ mod media;
 mod pbx;
 mod report;
 mod services;
+mod socket;
 
 use std::{
     io::{self, Write as _},
@@ -24,7 +25,7 @@ use rustls::ClientConfig;
 use tokio::time::timeout;
 
 pub use self::report::{Advice, Check, Report, Status};
-use self::{ear::Ear, host::Gateway};
+use self::{ear::Ear, host::Gateway, socket::Door};
 use crate::{agent, config::Config, webhook};
 
 /// How long one step over a network may take.
@@ -68,6 +69,8 @@ struct Context<'a> {
     gateway: Gateway,
     /// Our own listener, where the port of AudioSocket was free.
     ear: Option<Ear>,
+    /// The same for chan_websocket.
+    door: Option<Door>,
 }
 
 /// Looks at everything.
@@ -91,7 +94,9 @@ pub async fn examine(config: &Config) -> Report {
     };
     let (listeners, gateway, ear) = host::listeners(config, &http).await;
     checks.extend(listeners);
-    let context = Context { config, tls, http, gateway, ear };
+    let (door, socket) = host::websocket(config, gateway).await.unzip();
+    checks.extend(socket);
+    let context = Context { config, tls, http, gateway, ear, door: door.flatten() };
     let mut work: Vec<(String, BoxFuture<'_, Vec<Check>>)> = vec![
         ("data directory".to_owned(), host::disk(config).boxed()),
         ("database".to_owned(), host::database(config).boxed()),
@@ -107,6 +112,12 @@ pub async fn examine(config: &Config) -> Report {
     checks.extend(found.await.into_iter().flatten());
     if config.ari.all().next().is_none() {
         checks.push(pbx::unknown(config));
+    }
+    if let Some(ear) = context.ear {
+        ear.close().await;
+    }
+    if let Some(door) = context.door {
+        door.close().await;
     }
     Report { checks }
 }

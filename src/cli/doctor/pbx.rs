@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use http::header::DATE;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Advice, Check, Context, Gateway, STEP, asterisk, media};
+use super::{Advice, Check, Context, Gateway, STEP, asterisk, media, socket};
 use crate::{
     asterisk::ari::{Endpoint, Error, Pbx, Rest, Stats},
     config::Config,
@@ -89,12 +89,22 @@ impl Patient<'_> {
         let config = self.context.config;
         let who = Check::ok(&self.name, format!("{} lets {:?} in", self.rest.at(), self.endpoint.username()));
         let mut checks = vec![who, asterisk::version(&self.part("version"), version, &self.section, self.pbx, config)];
-        let (modules, rights, app, clock, endpoints) =
-            tokio::join!(self.modules(), self.rights(), self.application(), self.clock(), self.endpoints(),);
-        checks.extend(modules);
+        let (running, rights, app, clock, endpoints) =
+            tokio::join!(self.rest.modules(), self.rights(), self.application(), self.clock(), self.endpoints());
+        let running = running.map(|modules| {
+            let running = modules.into_iter().filter(|module| module.status == "Running");
+            running.map(|module| module.name.trim_end_matches(".so").to_owned()).collect::<Vec<_>>()
+        });
+        let lacks = |module: &str| running.as_ref().is_ok_and(|running| running.iter().all(|name| name != module));
+        checks.extend(self.modules(&running));
         checks.extend([rights, app, clock]);
         checks.extend(endpoints);
-        checks.push(media::examine(self).await);
+        let (audio, socket) = tokio::join!(
+            media::examine(self, lacks("chan_audiosocket")),
+            socket::examine(self, lacks("chan_websocket") || lacks("res_websocket_client")),
+        );
+        checks.push(audio);
+        checks.extend(socket);
         checks
     }
 
@@ -186,21 +196,14 @@ impl Patient<'_> {
         Check::fail(&self.name, error.to_string()).advise(advice)
     }
 
-    async fn modules(&self) -> Vec<Check> {
+    fn modules(&self, running: &Result<Vec<String>, Error>) -> Vec<Check> {
         let name = self.part("modules");
-        match self.rest.modules().await {
-            Ok(modules) => {
-                let running = modules.into_iter().filter(|module| module.status == "Running");
-                let running: Vec<_> = running.map(|module| module.name.trim_end_matches(".so").to_owned()).collect();
-                asterisk::modules(&name, &running, self.pbx, self.context.config)
+        match running {
+            Ok(running) => asterisk::modules(&name, running, self.pbx, self.context.config),
+            Err(error) => {
+                let advice = Advice::new("look by hand").asterisk("module show like audiosocket");
+                vec![Check::warn(name, error.to_string()).advise(advice.asterisk("module show like res_ari"))]
             }
-            Err(error) => vec![
-                Check::warn(name, error.to_string()).advise(
-                    Advice::new("look by hand")
-                        .asterisk("module show like audiosocket")
-                        .asterisk("module show like res_ari"),
-                ),
-            ],
         }
     }
 

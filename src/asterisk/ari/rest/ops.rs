@@ -17,7 +17,7 @@ pub struct ExternalMedia<'a> {
     pub id: &'a str,
     /// The application that is told of it.
     pub app: &'a str,
-    /// Where it connects: `host:port`.
+    /// Where it connects: `host:port`, or the entry of websocket_client.conf.
     pub host: &'a str,
     /// What it carries, e.g. `slin`.
     pub format: &'a str,
@@ -175,6 +175,22 @@ impl Rest {
             ("transport_data", "f(json)"),
         ];
         self.read(POST, &["channels", "externalMedia"], &query, None).await
+    }
+
+    /// Has Asterisk connect by an entry of websocket_client.conf (chan_websocket), with `variables` (`a=b,c=d`) as the query of its URI.
+    pub async fn dialled_websocket(&self, media: ExternalMedia<'_>, variables: &str) -> Result<(), Error> {
+        let data = format!("v({variables})");
+        let query = [
+            ("channelId", media.id),
+            ("app", media.app),
+            ("external_host", media.host),
+            // it is RTP unless told otherwise, which no WebSocket is
+            ("encapsulation", "none"),
+            ("transport", "websocket"),
+            ("format", media.format),
+            ("transport_data", &data),
+        ];
+        self.tell(POST, &["channels", "externalMedia"], &query).await
     }
 
     /// Hangs up. The code (Q.850) reaches a SIP phone as `Reason`; the event's own cause is another (32) until `ChannelDestroyed`.
