@@ -1,7 +1,7 @@
 //! `hark doctor`: why it does not talk, and what to paste where.
 //!
 //! Nothing is changed and nothing is left: what is made in Asterisk or on the disk to prove something is taken away again. Each step has a
-//! time limit of its own ([`STEP`]) and all of them together one that cannot be passed ([`WHOLE`]).
+//! time limit of its own and all of them together one that cannot be passed.
 
 mod asterisk;
 mod ear;
