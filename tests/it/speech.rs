@@ -32,21 +32,34 @@ fn speech(directory: &Path) -> Vec<(String, Vec<i16>)> {
     entries.into_iter().flat_map(read).collect()
 }
 
-#[test]
-fn no_speech_is_taken_for_a_digit() {
+/// Feeds all of it to the detector, as it comes at this rate and this much louder.
+fn no_digits(rate: Rate, gain: f32) {
     let speech = speech(&recordings());
     let seconds = speech.iter().map(|(_, samples)| samples.len()).sum::<usize>() / 8_000;
     assert!(seconds > 3_600, "{seconds} s is less than an hour");
     let mut found = Vec::new();
-    for (rate, gain) in [(Rate::R8K, 1.0), (Rate::R8K, 4.0), (Rate::R16K, 1.0)] {
-        let mut detector = Detector::new(rate);
-        for (name, samples) in &speech {
-            let mut heard = Vec::new();
-            Resampler::new(8_000, rate.hz()).process(samples, &mut heard);
-            heard.iter_mut().for_each(|sample| *sample = (f32::from(*sample) * gain) as i16);
-            detector.push(&heard, |digit| found.push(format!("{digit} in {name} at {rate}, gain {gain}")));
-        }
+    let mut detector = Detector::new(rate);
+    for (name, samples) in &speech {
+        let mut heard = Vec::new();
+        Resampler::new(8_000, rate.hz()).process(samples, &mut heard);
+        heard.iter_mut().for_each(|sample| *sample = (f32::from(*sample) * gain) as i16);
+        detector.push(&heard, |digit| found.push(format!("{digit} in {name} at {rate}, gain {gain}")));
     }
-    println!("{} digits in {seconds} s of speech, three times", found.len());
+    println!("{} digits in {seconds} s of speech", found.len());
     assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn no_speech_is_taken_for_a_digit() {
+    no_digits(Rate::R8K, 1.0);
+}
+
+#[test]
+fn no_loud_speech_is_taken_for_a_digit() {
+    no_digits(Rate::R8K, 4.0);
+}
+
+#[test]
+fn no_wideband_speech_is_taken_for_a_digit() {
+    no_digits(Rate::R16K, 1.0);
 }
