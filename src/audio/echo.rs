@@ -22,6 +22,10 @@ const KNOWN: u32 = 3;
 const TAIL: usize = 1_280;
 /// How far from there it is looked for, in samples: the two directions are not counted by the same clock.
 const NEAR: usize = 8;
+/// After so many comparisons in a row that found nobody but the caller (192 ms) …
+const SURE: u32 = 6;
+/// … only one of so many is made (256 ms) until they pause: it costs many times what the model of voice activity does.
+const SELDOM: u32 = 8;
 /// Samples that are taken before old ones are moved out (256 ms).
 const SPARE: usize = 1_024;
 /// The weakest that counts as played, per sample (-60 dBFS).
@@ -38,6 +42,9 @@ pub struct Echo {
     /// How strong it was then, and how many samples ago that is.
     power: f32,
     ago: usize,
+    /// How often in a row it was the caller, and how many samples ago that was asked.
+    strange: u32,
+    asked: usize,
 }
 
 impl Echo {
@@ -52,6 +59,8 @@ impl Echo {
             found: 0,
             power: 0.0,
             ago: 0,
+            strange: 0,
+            asked: 0,
         }
     }
 
@@ -62,11 +71,17 @@ impl Echo {
 
     /// Takes what is heard.
     pub fn heard(&mut self, samples: &[i16]) {
-        self.ago = self.ago.saturating_add(self.heard.push(samples));
+        let count = self.heard.push(samples);
+        self.ago = self.ago.saturating_add(count);
+        self.asked = self.asked.saturating_add(count);
     }
 
     /// Whether what has just been heard is what was played before, mostly.
     pub fn is_echo(&mut self) -> bool {
+        if std::mem::take(&mut self.asked) > WINDOW {
+            // somebody begins to speak
+            self.strange = 0;
+        }
         let power = energy(self.heard.newest());
         // most of the time only one of the two speaks
         if power <= 0.0 || energy(self.played.newest()) < AUDIBLE * WINDOW as f32 {
@@ -75,11 +90,14 @@ impl Echo {
         let is_known = self.found >= KNOWN;
         let near = self.lag.saturating_sub(NEAR)..(self.lag + NEAR + 1).min(LONGEST + 1);
         let again = is_known.then(|| self.search(near, power * ALIKE_AGAIN)).flatten();
-        let Some(lag) = again.or_else(|| self.search(0..LONGEST + 1, power * ALIKE)) else {
+        let is_sure = self.strange >= SURE && !self.strange.is_multiple_of(SELDOM);
+        let anywhere = || (!is_sure).then(|| self.search(0..LONGEST + 1, power * ALIKE)).flatten();
+        let Some(lag) = again.or_else(anywhere) else {
+            self.strange = self.strange.saturating_add(1);
             return is_known && self.ago <= TAIL && power <= self.power * 1.5;
         };
         self.found = if lag.abs_diff(self.lag) <= NEAR { self.found.saturating_add(1) } else { 1 };
-        (self.lag, self.power, self.ago) = (lag, power, 0);
+        (self.lag, self.power, self.ago, self.strange) = (lag, power, 0, 0);
         true
     }
 
@@ -226,6 +244,24 @@ mod tests {
         let both =
             verdicts(Rate::R8K, &played, |n| (caller(n) + f32::from(played[n.saturating_sub(800)]) * 0.05) as i16);
         assert!(part(&both) < 0.3, "{both:?}");
+    }
+
+    #[test]
+    fn an_echo_behind_the_callers_own_words_is_found_in_time() {
+        let (played, caller) = (agent(), recording(include_bytes!("../../fixtures/audio/tt-somethingwrong.wav")));
+        // a second of the caller, then nothing but our own voice
+        let heard = |n: usize| if n < 8_000 { caller[4_000 + n] / 2 } else { played[n - 800] / 8 };
+        let (mut echo, mut found) = (Echo::new(Rate::R8K), None);
+        for (n, frame) in played.chunks_exact(160).enumerate() {
+            let line: Vec<_> = (n * 160..(n + 1) * 160).map(heard).collect();
+            echo.heard(&line);
+            if n > 20 && echo.is_echo() && n * 160 >= 8_000 {
+                found.get_or_insert(n * 160 - 8_000);
+            }
+            echo.played(frame);
+        }
+        // the window, and the longest pause between two comparisons
+        assert!(found.is_some_and(|samples| samples <= 8 * (160 + 256)), "{found:?}");
     }
 
     #[test]
