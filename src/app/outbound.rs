@@ -1,7 +1,7 @@
 //! Calls that we make: whom to dial, what is told of how it goes, and one call for requests of one key.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -46,7 +46,7 @@ struct Inner {
     /// Those that nobody has answered yet.
     ringing: HashMap<Uuid, CancellationToken>,
     /// Those that have been, until they are over.
-    answered: HashMap<CallId, Uuid>,
+    answered: HashSet<CallId>,
     keys: HashMap<String, Kept>,
     order: VecDeque<String>,
 }
@@ -63,8 +63,10 @@ struct Kept {
 impl Answered {
     /// The status that goes before the end of a call, if we made it.
     pub fn completed(&self, ended: &Envelope) -> Option<Envelope> {
-        lock(&self.0).answered.remove(&ended.call)?;
-        Some(envelope(ended.call, ended.uuid, ended.at, status(CallStatus::Completed, None)))
+        lock(&self.0)
+            .answered
+            .remove(&ended.call)
+            .then(|| envelope(ended.call, ended.uuid, ended.at, status(CallStatus::Completed, None)))
     }
 }
 
@@ -198,7 +200,7 @@ impl Outbounds {
                     {
                         let mut inner = lock(&self.inner);
                         inner.ringing.remove(&uuid);
-                        inner.answered.insert(call, uuid);
+                        inner.answered.insert(call);
                     }
                     self.say(call, uuid, status(CallStatus::Answered, None)).await;
                 }

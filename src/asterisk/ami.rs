@@ -16,6 +16,8 @@ use uuid::Uuid;
 const LIMIT: Duration = Duration::from_secs(5);
 /// The longest answer: tens of thousands of channels.
 const MAX_ANSWER: u64 = 32 << 20;
+/// The most events of one list; what comes beyond is read and left out.
+const MAX_LISTED: usize = 50_000;
 /// The longest line.
 const MAX_LINE: u64 = 64 << 10;
 
@@ -278,7 +280,7 @@ impl Session<'_> {
         loop {
             let message = self.read().await?;
             match value(&message, "event") {
-                event if event == kind => found.push(message),
+                event if event == kind && found.len() < MAX_LISTED => found.push(message),
                 event if event == end => return Ok(found),
                 _ => {}
             }
