@@ -118,6 +118,8 @@ stats! {
     connects,
     /// Times it was lost.
     losses,
+    /// Times it stood but told nothing.
+    deaf,
     /// Times another program took the application.
     replaced,
     /// Requests to Asterisk.

@@ -238,6 +238,21 @@ async fn a_caller_taken_away_while_nobody_was_told_is_missed() {
     assert_eq!(ari.continued(), [""; 0], "they have gone on already");
 }
 
+#[tokio::test]
+async fn a_connection_that_stands_but_tells_nothing_is_made_anew() {
+    let world = World::start(|_| {}).await;
+    world.ari.rule(|request, _| if request.starts_with("POST events") { Act::Nothing } else { Act::Pass });
+    let told = world.unready_with("no longer tells of the Stasis application").await;
+    assert!(told.contains(r#"\"hark\""#), "{told}");
+    assert!(world.hark.metric("hark_ari_deaf_total").await >= 1);
+    world.ari.obey();
+    world.hark.until("hark_ari_connected", 1).await;
+    let caller = world.ari.call("caller", &[]);
+    world.ari.until("bridged", |ari| ari.is_bridged(&caller)).await;
+    world.ari.hang_up(&caller);
+    world.empty().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_application_is_told_and_taken_back() {
     let world = World::start(|config| config.ari.replaced_s = 1).await;

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +26,7 @@ use super::{
     error::escaped,
     ids::{Maker, Owner},
     orphans,
+    proof::Proof,
     registry::{Registry, State},
     socket::Socket,
     stasis,
@@ -41,6 +43,11 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 const MAX_CALLS: usize = 10_000;
 /// How long calls may take to be taken down at the end.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// Whether events come is tried at once and after a second, when the old connection's end has been noticed …
+const EARLY_PROOFS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(1)];
+/// … and then every so many pings.
+const PINGS_PER_PROOF: u32 = 12;
 
 /// What a [`Client`] begins with.
 #[derive(Debug)]
@@ -218,16 +225,17 @@ impl Shared {
             return (error, false);
         }
         *self.local.lock().unwrap_or_else(PoisonError::into_inner) = socket.local;
-        let version = self.rest.info().await.map(|info| escaped(&info.system.version)).unwrap_or_default();
-        info!(pbx = self.name, app, version, media = self.media_host(), "{} tells of calls", self.rest.at());
-        self.stats.connects.inc();
-        self.connected.store(true, Ordering::Release);
-        self.host.health(&self.name, None);
-        self.look.notify_one();
+        let proof = Proof::default();
+        let mut watch = pin!(self.watch(&proof));
         let error = loop {
-            match socket.next().await {
+            let message = tokio::select! {
+                message = socket.next() => message,
+                error = &mut watch => break error,
+            };
+            match message {
                 Ok(Message::Text(text)) => {
-                    if self.take(text.as_bytes()) {
+                    proof.told();
+                    if self.take(text.as_bytes(), &proof) {
                         self.stats.replaced.inc();
                         let retry = Duration::from_secs(self.pbx.replaced_s);
                         break Error::Replaced { at: self.rest.at().to_owned(), app: app.clone(), retry };
@@ -238,11 +246,53 @@ impl Shared {
             }
         };
         socket.close().await;
-        (error, true)
+        (error, proof.is_there())
+    }
+
+    /// Proves again and again that Asterisk tells us of the application: a socket may stand and be deaf. Asterisk 22 switches the application
+    /// off when it notices the end of an old connection just after the new one was made.
+    async fn watch(&self, proof: &Proof) -> Error {
+        let (app, limit) = (&self.pbx.app, Duration::from_millis(self.pbx.timeout_ms));
+        let mut pauses = EARLY_PROOFS.into_iter();
+        loop {
+            sleep(pauses.next().unwrap_or(Duration::from_millis(self.pbx.ping_ms) * PINGS_PER_PROOF)).await;
+            let name = proof.next();
+            match self.rest.user_event(app, &name).await {
+                Ok(()) if timeout(limit, proof.came.notified()).await.is_ok() => {}
+                // a flood of events: ours is in it
+                Ok(()) if proof.was_told() => continue,
+                Ok(()) => {
+                    self.stats.deaf.inc();
+                    return Error::Deaf { at: self.rest.at().to_owned(), app: app.clone(), limit };
+                }
+                // it may be busy; whether it lives is the business of the pings
+                Err(error) => debug!(pbx = self.name, "events cannot be tried: {error}"),
+            }
+            if proof.first() {
+                self.ready().await;
+            }
+        }
+    }
+
+    /// From now on we are told of calls.
+    async fn ready(&self) {
+        let version = self.rest.info().await.map(|info| escaped(&info.system.version)).unwrap_or_default();
+        info!(
+            pbx = self.name,
+            app = self.pbx.app,
+            version,
+            media = self.media_host(),
+            "{} tells of calls",
+            self.rest.at()
+        );
+        self.stats.connects.inc();
+        self.connected.store(true, Ordering::Release);
+        self.host.health(&self.name, None);
+        self.look.notify_one();
     }
 
     /// Takes one message; whether somebody else has the application now.
-    fn take(self: &Arc<Self>, message: &[u8]) -> bool {
+    fn take(self: &Arc<Self>, message: &[u8], proof: &Proof) -> bool {
         self.stats.events.inc();
         let event = match Event::parse(message) {
             Ok(event) => event,
@@ -266,6 +316,7 @@ impl Shared {
                 self.update(&channel, |state| state.ringing = true);
             }
             Kind::BridgeDestroyed { bridge } => self.update(&bridge, |state| state.left = true),
+            Kind::ChannelUserevent { name } => proof.seen(&name),
             Kind::ApplicationReplaced => return true,
             Kind::Unknown { .. } => self.stats.events_unknown.inc(),
             // of no meaning to a call through AudioSocket, which brings digits by itself

@@ -118,6 +118,20 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The events socket stands, but nothing is told on it.
+    #[error(
+        "{at} no longer tells of the Stasis application {app:?}, though the connection stands: an event made on purpose did not come within \
+         {} ms; it is connected anew (Asterisk's `ari show apps` and its log say more)",
+        limit.as_millis()
+    )]
+    Deaf {
+        /// The PBX.
+        at: String,
+        /// The application.
+        app: String,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// Somebody else has our application.
     #[error(
         "another program has taken the Stasis application {app:?} of {at}: Asterisk tells only the last one that connects. Give each gateway \
@@ -149,6 +163,7 @@ impl Error {
             Self::Timeout { .. } => "ari.timeout",
             Self::Answer { .. } => "ari.answer",
             Self::Lost { .. } => "ari.lost",
+            Self::Deaf { .. } => "ari.deaf",
             Self::Replaced { .. } => "ari.replaced",
         }
     }

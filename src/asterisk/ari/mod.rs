@@ -13,6 +13,7 @@ mod ids;
 mod metadata;
 mod orphans;
 mod outbound;
+mod proof;
 mod registry;
 mod rest;
 mod socket;

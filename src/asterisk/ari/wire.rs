@@ -203,6 +203,11 @@ pub enum Kind {
         /// Empty = begun; `RINGING`, `ANSWER`, `BUSY`, …
         status: String,
     },
+    /// An event that somebody made up (`UserEvent()`, `POST events/user/NAME`).
+    ChannelUserevent {
+        /// Its name.
+        name: String,
+    },
     /// A sound has been played.
     PlaybackFinished {
         /// The playback's identity.
@@ -271,6 +276,8 @@ struct Raw {
     variable: String,
     #[serde(deserialize_with = "lenient")]
     value: String,
+    #[serde(deserialize_with = "lenient")]
+    eventname: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -336,6 +343,7 @@ impl Raw {
             },
             "BridgeDestroyed" => Kind::BridgeDestroyed { bridge: self.bridge.id },
             "ChannelVarset" => Kind::ChannelVarset { channel, variable: self.variable, value: self.value },
+            "ChannelUserevent" => Kind::ChannelUserevent { name: self.eventname },
             "ApplicationReplaced" => Kind::ApplicationReplaced,
             "ApplicationRegistered" => Kind::ApplicationRegistered,
             _ => Kind::Unknown { kind: self.kind },

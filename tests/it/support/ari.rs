@@ -44,6 +44,8 @@ pub enum Act {
     Pass,
     /// It is not done; this status.
     Status(u16),
+    /// It is answered, but not done.
+    Nothing,
     /// It is done, and answered with half of a JSON object.
     Half,
     /// It is done, and never answered.
@@ -222,6 +224,11 @@ impl Inner {
         let _ = self.events.send(Message::text(event.to_string()));
     }
 
+    fn events_of(&self, app: &str, name: &str) {
+        let event = json!({"type": "ChannelUserevent", "application": app, "eventname": name, "userevent": {}});
+        let _ = self.events.send(Message::text(event.to_string()));
+    }
+
     fn end(&self, id: &str) -> bool {
         let (there, media) = {
             let mut state = self.lock();
@@ -239,7 +246,7 @@ impl Inner {
 
     fn act(&self, request: &str) -> Act {
         let mut state = self.lock();
-        let watching = request.starts_with("GET ") || request.starts_with("PUT applications");
+        let watching = ["GET ", "PUT applications", "POST events"].iter().any(|begin| request.starts_with(begin));
         let number = state.requests.len();
         if !watching {
             state.requests.push(request.to_owned());
@@ -261,6 +268,10 @@ impl Inner {
                 let state = self.lock();
                 let ids: Vec<_> = state.channels.iter().filter(|(_, in_app)| **in_app).map(|(id, _)| id).collect();
                 (200, json!({"name": self.app, "channel_ids": ids}))
+            }
+            ("POST", ["events", "user", name]) => {
+                self.events_of(&get("application"), name);
+                (204, Value::Null)
             }
             ("GET", ["channels"]) => {
                 let channels = self.lock().channels.clone();
@@ -395,7 +406,10 @@ async fn serve(request: Request<Incoming>, inner: Arc<Inner>) -> Result<Response
             if act == Act::Cut {
                 inner.cut.send_modify(|count| *count += 1);
             }
-            let (status, body) = inner.answer(request.method(), &path, &query).await;
+            let (status, body) = match act {
+                Act::Nothing => (204, Value::Null),
+                _ => inner.answer(request.method(), &path, &query).await,
+            };
             match act {
                 Act::Half => (200, r#"{"id": "#.to_owned()),
                 Act::Silence => std::future::pending::<Result<_, Infallible>>().await.unwrap_or_default(),

@@ -98,6 +98,11 @@ impl Rest {
         self.tell(GET, &["endpoints", tech, name], &[]).await
     }
 
+    /// Has the application told of an event that we make up. Managers (AMI) are told, too.
+    pub async fn user_event(&self, app: &str, name: &str) -> Result<(), Error> {
+        self.tell(POST, &["events", "user", name], &[("application", app)]).await
+    }
+
     /// What an application is told of.
     pub async fn application(&self, app: &str) -> Result<Application, Error> {
         self.read(GET, &["applications", app], &[], None).await
