@@ -1,4 +1,4 @@
-//! The AI services of a call. Services are URLs: one string names a service and its scheme picks the adapter.
+//! The AI services of a call. One string names a service: the scheme of a URL picks the adapter, or a vendor's name does.
 
 mod any;
 pub mod builtin;
@@ -11,6 +11,7 @@ mod requests;
 mod retry;
 mod route;
 pub mod sentence;
+pub mod service;
 mod socket;
 pub mod sts;
 mod stt;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 pub use any::{AnyAgent, connect};
 pub use outgoing::{Outgoing, OutgoingError, http_fault, tls_config};
 pub use route::{Overrides, Route, RouteError};
+pub use service::{Named, Service};
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -77,6 +79,9 @@ pub struct Config {
     pub silent_after_error_ms: u64,
     /// The program of the embedded voice.
     pub flite: String,
+    /// How vendors are reached; a section of its own.
+    #[serde(skip)]
+    pub providers: Arc<service::Providers>,
 }
 
 impl Default for Config {
@@ -98,6 +103,7 @@ impl Default for Config {
             message_ms: 20,
             silent_after_error_ms: 10_000,
             flite: "flite".to_owned(),
+            providers: Arc::default(),
         }
     }
 }

@@ -4,7 +4,11 @@ use std::fmt;
 
 use url::Url;
 
-use super::{Config, websocket};
+use super::{
+    Config, Service,
+    service::{self, Kind, Named, ServiceError},
+    websocket,
+};
 
 /// The services of one call, parsed.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,11 +20,11 @@ pub enum Route {
     /// Recognition, language model and synthesis, one after another.
     Cascade {
         /// Speech recognition.
-        asr: Url,
+        asr: Service,
         /// Language model.
-        llm: Url,
+        llm: Service,
         /// Speech synthesis.
-        tts: Url,
+        tts: Service,
         /// Spoken at the start.
         greeting: Option<String>,
     },
@@ -69,7 +73,17 @@ pub enum RouteError {
         /// The scheme.
         scheme: String,
         /// What is known.
-        known: &'static str,
+        known: String,
+    },
+    /// A vendor's service that cannot be.
+    #[error("{key} = {value:?}: {error}")]
+    Named {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        error: ServiceError,
     },
     /// Some services of a cascade are set and others are not.
     #[error(
@@ -108,7 +122,7 @@ impl Route {
         let own = [&overrides.asr, &overrides.llm, &overrides.tts].into_iter().any(|url| given(url.as_ref()).is_some());
         let sts = given(overrides.sts.as_ref()).or(given(config.sts_url.as_ref()).filter(|_| !own));
         if let Some(value) = sts {
-            return speech_to_speech(value, greeting);
+            return speech_to_speech(value, config, greeting);
         }
         let asr = given(overrides.asr.as_ref()).or(given(config.asr_url.as_ref()));
         let llm = given(overrides.llm.as_ref()).or(given(config.llm_url.as_ref()));
@@ -128,9 +142,9 @@ impl Route {
             return Err(RouteError::Mixed { key });
         }
         Ok(Self::Cascade {
-            asr: service(ASR, asr, "/speech-to-text-stream")?,
-            llm: service(LLM, llm, "/prompt-stream")?,
-            tts: service(TTS, tts, "/text-to-speech-stream")?,
+            asr: service(ASR, asr, Kind::Stt, config)?,
+            llm: service(LLM, llm, Kind::Llm, config)?,
+            tts: service(TTS, tts, Kind::Tts, config)?,
             greeting,
         })
     }
@@ -153,9 +167,7 @@ impl fmt::Debug for Route {
         let mut fields = f.debug_tuple(self.kind());
         match self {
             Self::StsWebSocket(url) | Self::StsHttp(url) => fields.field(&websocket::display(url)),
-            Self::Cascade { asr, llm, tts, .. } => {
-                fields.field(&websocket::display(asr)).field(&websocket::display(llm)).field(&websocket::display(tts))
-            }
+            Self::Cascade { asr, llm, tts, .. } => fields.field(asr).field(llm).field(tts),
             Self::Builtin { .. } => &mut fields,
         }
         .finish()
@@ -170,16 +182,38 @@ fn is_builtin(value: &str) -> bool {
     value == "builtin:" || value == "builtin"
 }
 
-fn speech_to_speech(value: &str, greeting: Option<String>) -> Result<Route, RouteError> {
+fn speech_to_speech(value: &str, config: &Config, greeting: Option<String>) -> Result<Route, RouteError> {
     if is_builtin(value) {
         return Ok(Route::Builtin { greeting });
     }
-    let url = service(STS, value, "/speech-to-speech-stream")?;
+    let url = match service(STS, value, Kind::Sts, config)? {
+        Service::Url(url) => url,
+        // no vendor has one to offer yet: the table says so
+        Service::Named(named) => {
+            let reasons = vec![format!("{} has no adapter", named.vendor.name())];
+            return Err(RouteError::Named {
+                key: STS,
+                value: without_credentials(value),
+                error: ServiceError(reasons),
+            });
+        }
+    };
     Ok(if matches!(url.scheme(), "ws" | "wss") { Route::StsWebSocket(url) } else { Route::StsHttp(url) })
 }
 
-/// The URL of a service; over HTTP the contract's `path` stands in for an absent one.
-fn service(key: &'static str, value: &str, path: &str) -> Result<Url, RouteError> {
+/// One service; over HTTP the path of the contract stands in for an absent one.
+fn service(key: &'static str, value: &str, kind: Kind, config: &Config) -> Result<Service, RouteError> {
+    if let Some((vendor, rest)) = service::vendor_of(value) {
+        let named = Named::parse(vendor, rest, kind, &config.providers);
+        return match named {
+            Ok(named) => Ok(Service::Named(Box::new(named))),
+            Err(error) => {
+                // what stands behind may be a key in the wrong place
+                let value = value.split('?').next().unwrap_or_default();
+                Err(RouteError::Named { key, value: without_credentials(value), error })
+            }
+        };
+    }
     let mut url = Url::parse(value).map_err(|error| RouteError::NotAUrl {
         key,
         value: without_credentials(value),
@@ -189,16 +223,28 @@ fn service(key: &'static str, value: &str, path: &str) -> Result<Url, RouteError
         "ws" | "wss" => {}
         "http" | "https" => {
             if matches!(url.path(), "" | "/") {
-                url.set_path(path);
+                url.set_path(path(kind));
             }
         }
         scheme => {
             let scheme = scheme.to_owned();
-            let known = "known are http://, https://, ws://, wss:// and builtin:";
+            let known = format!(
+                "known are http://, https://, ws://, wss://, builtin: and the vendors {}",
+                service::known(kind)
+            );
             return Err(RouteError::Scheme { key, value: without_credentials(value), scheme, known });
         }
     }
-    Ok(url)
+    Ok(Service::Url(url))
+}
+
+const fn path(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Stt => "/speech-to-text-stream",
+        Kind::Llm => "/prompt-stream",
+        Kind::Tts => "/text-to-speech-stream",
+        Kind::Sts => "/speech-to-speech-stream",
+    }
 }
 
 /// `value` for a message, whatever it is.
@@ -260,9 +306,9 @@ mod tests {
     fn a_cascade_gets_the_paths_of_the_contract() {
         let config = config("", "http://asr:6010", "http://llm:6002/", "http://tts:6011/own");
         let Ok(Route::Cascade { asr, llm, tts, greeting: None }) = parse(&config) else { panic!() };
-        assert_eq!(asr.as_str(), "http://asr:6010/speech-to-text-stream");
-        assert_eq!(llm.as_str(), "http://llm:6002/prompt-stream");
-        assert_eq!(tts.as_str(), "http://tts:6011/own");
+        assert_eq!(asr.address().as_str(), "http://asr:6010/speech-to-text-stream");
+        assert_eq!(llm.address().as_str(), "http://llm:6002/prompt-stream");
+        assert_eq!(tts.address().as_str(), "http://tts:6011/own");
     }
 
     #[test]
@@ -271,7 +317,10 @@ mod tests {
         let own =
             Overrides { llm: Some("http://e".to_owned()), greeting: Some("Hi".to_owned()), ..Overrides::default() };
         let Ok(Route::Cascade { asr, llm, greeting, .. }) = Route::parse(&config, &own) else { panic!() };
-        assert_eq!((asr.host_str(), llm.host_str(), greeting.as_deref()), (Some("b"), Some("e"), Some("Hi")));
+        assert_eq!(
+            (asr.address().host_str(), llm.address().host_str(), greeting.as_deref()),
+            (Some("b"), Some("e"), Some("Hi"))
+        );
         let own = Overrides { sts: Some("ws://f".to_owned()), ..own };
         let Ok(Route::StsWebSocket(url)) = Route::parse(&config, &own) else { panic!() };
         assert_eq!(url.host_str(), Some("f"));

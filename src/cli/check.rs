@@ -14,7 +14,13 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::{net::TcpStream, time::timeout};
 use url::Url;
 
-use crate::config::{Config, redacted_url};
+use crate::{
+    agent::{
+        Named,
+        service::{self, Kind},
+    },
+    config::{Config, redacted_url},
+};
 
 /// How long a service may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -102,7 +108,7 @@ async fn probe(config: &Config) -> Vec<Probe> {
     if config.http.enabled {
         probes.push(port("HTTP", config.http.listen));
     }
-    probes.extend(join_all(services(config).into_iter().map(|(name, url)| reach(name, url))).await);
+    probes.extend(join_all(services(config).into_iter().map(|(name, shown, url)| reach(name, shown, url))).await);
     if let Some(file) = &config.call.ambient_file {
         probes.push(Probe::new(format!("background sound {file:?} can be read"), readable(Path::new(file))));
     }
@@ -116,21 +122,29 @@ async fn probe(config: &Config) -> Vec<Probe> {
 }
 
 /// The services that calls would use.
-fn services(config: &Config) -> Vec<(&'static str, &str)> {
+fn services(config: &Config) -> Vec<(&'static str, String, Option<Url>)> {
     let agent = &config.agent;
     let mut services = match &agent.sts_url {
-        Some(url) => vec![("speech to speech", Some(url))],
+        Some(url) => vec![("speech to speech", Some(url), Some(Kind::Sts))],
         None => vec![
-            ("speech recognition", agent.asr_url.as_ref()),
-            ("language model", agent.llm_url.as_ref()),
-            ("speech synthesis", agent.tts_url.as_ref()),
+            ("speech recognition", agent.asr_url.as_ref(), Some(Kind::Stt)),
+            ("language model", agent.llm_url.as_ref(), Some(Kind::Llm)),
+            ("speech synthesis", agent.tts_url.as_ref(), Some(Kind::Tts)),
         ],
     };
-    services.push(("webhook receiver", config.webhooks.url.as_ref()));
+    services.push(("webhook receiver", config.webhooks.url.as_ref(), None));
+    let named = |text: &str, kind: Option<Kind>| {
+        let (kind, (vendor, rest)) = kind.zip(service::vendor_of(text))?;
+        Named::parse(vendor, rest, kind, &agent.providers).ok()
+    };
     services
         .into_iter()
-        .filter_map(|(name, url)| Some((name, url?.as_str())))
-        .filter(|(_, url)| !url.starts_with("builtin"))
+        .filter_map(|(name, url, kind)| Some((name, url?.as_str(), kind)))
+        .filter(|(_, url, _)| !url.starts_with("builtin"))
+        .map(|(name, text, kind)| match named(text, kind) {
+            Some(named) => (name, named.to_string(), Some(named.base)),
+            None => (name, redacted_url(text), Url::parse(text).ok()),
+        })
         .collect()
 }
 
@@ -154,9 +168,8 @@ fn port(name: &str, listen: SocketAddr) -> Probe {
     Probe::new(format!("{name} can listen on {listen}"), result)
 }
 
-async fn reach(name: &str, text: &str) -> Probe {
-    let what = format!("{name} can be reached at {}", redacted_url(text));
-    let url = Url::parse(text).ok();
+async fn reach(name: &str, shown: String, url: Option<Url>) -> Probe {
+    let what = format!("{name} can be reached at {shown}");
     let Some((host, port)) = url.as_ref().and_then(|url| Some((url.host()?, url.port_or_known_default()?))) else {
         return Probe::new(what, Err("the URL names no host and port.".to_owned()));
     };

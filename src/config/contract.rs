@@ -11,6 +11,7 @@ use super::{
     fault::{Faults, redacted},
     layer::{Layer, Schema},
 };
+use crate::agent::service::VENDORS;
 
 /// Variables that are a setting under another name. Where two name the same setting, the later one wins.
 const SETTINGS: &[(&str, &str)] = &[
@@ -80,6 +81,12 @@ impl<'a> Contract<'a> {
         for (name, key) in SETTINGS.iter().chain(OURS) {
             if let Some(value) = self.get(name) {
                 layer.set_text(self.schema, key, name, value, self.faults);
+            }
+        }
+        for row in VENDORS {
+            let variable = row.key.and_then(|name| Some((name, self.get(name)?)));
+            if let Some((name, key)) = variable {
+                layer.set(&format!("providers.{}.api_key", row.name), name, key, key);
             }
         }
         if let Some(text) = given(self.env, "SYSTEM_MESSAGE") {

@@ -76,7 +76,7 @@ pub fn redacted(key: &str, value: &str) -> String {
         String::new()
     } else if names_a_place(&key, value) {
         value.to_owned()
-    } else if names_a_secret(&key) {
+    } else if names_a_secret(&key) || (key.starts_with("providers.") && key.contains(".headers.")) {
         "***".to_owned()
     } else if key.ends_with("url") {
         redacted_url(value)

@@ -8,6 +8,7 @@ use super::{
     fault::{Faults, redacted},
     profiles,
 };
+use crate::agent::service::{VENDORS, Vendor};
 
 /// The compiled-in settings, with every key explained.
 pub const DEFAULTS: &str = include_str!("default.toml");
@@ -20,6 +21,10 @@ pub(super) const PBXS: &str = "ari.pbx.";
 /// Dial strings, by name.
 pub(super) const DIALS: &str = "outbound.dial.";
 
+/// Before the name of a vendor.
+pub(super) const PROVIDERS: &str = "providers.";
+/// What each of the sections [`PROVIDERS`]… may hold, beside headers.
+const PROVIDER_KEYS: [&str; 2] = ["api_key", "base_url"];
 /// Before the name of a profile, which holds keys of other sections.
 pub(super) const PROFILES: &str = "profiles.";
 
@@ -90,6 +95,11 @@ impl Schema {
             let known = is_endpoint_name(name) && profiles::may_set(setting);
             return known.then(|| self.entry(setting)).flatten();
         }
+        if let Some((name, setting)) = key.strip_prefix(PROVIDERS).and_then(|rest| rest.split_once('.')) {
+            let header = setting.strip_prefix("headers.").is_some_and(|header| !header.contains('.'));
+            let known = Vendor::named(name).is_some() && (header || PROVIDER_KEYS.contains(&setting));
+            return known.then_some((Kind::Text, None));
+        }
         if let Some(name) = key.strip_prefix(DIALS) {
             return (name == "default" || is_endpoint_name(name)).then_some((Kind::Text, None));
         }
@@ -114,7 +124,12 @@ impl Schema {
             rest.is_empty()
                 || (is_endpoint_name(name) && (setting.is_empty() || self.is_section(setting.trim_end_matches('.'))))
         });
+        let provider = format!("{key}.").strip_prefix(PROVIDERS).is_some_and(|rest| {
+            let (name, setting) = rest.split_once('.').unwrap_or_default();
+            rest.is_empty() || (Vendor::named(name).is_some() && matches!(setting, "" | "headers."))
+        });
         endpoint
+            || provider
             || pbx
             || profile
             || format!("{key}.") == DIALS
@@ -299,6 +314,10 @@ fn unknown(schema: &Schema, key: &str, name: &str, faults: &mut Faults) {
     let reason = if schema.is_section(key) { "is a section, not a setting" } else { "there is no such setting" };
     let advice = match schema.nearest(key) {
         _ if schema.is_section(key) => "Set one of the keys inside it.".to_owned(),
+        _ if key.starts_with(PROVIDERS) => {
+            let names: Vec<_> = VENDORS.iter().map(|row| row.name).collect();
+            format!("Write [providers.NAME] with api_key, base_url and headers; the names are {}.", names.join(", "))
+        }
         Some(near) => format!("Did you mean {near}?"),
         None => "Remove it, or see the README for the names there are.".to_owned(),
     };

@@ -14,6 +14,7 @@ use std::{
     fmt, fs, io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -24,7 +25,7 @@ use serde::{
 
 use self::{
     contract::{Contract, given},
-    layer::{DIALS, ENDPOINTS, Layer, PBXS, PROFILES, Schema, plain},
+    layer::{DIALS, ENDPOINTS, Layer, PBXS, PROFILES, PROVIDERS, Schema, plain},
 };
 pub use self::{
     fault::{Fault, Faults, redacted_url},
@@ -266,7 +267,7 @@ impl Config {
             options.set_text(&schema, key, option, value, &mut faults);
         }
         let mut merged = Merged::new(&[schema.defaults(), file, env, contract, options], &mut faults);
-        let config = Self {
+        let mut config = Self {
             audiosocket: merged.section("audiosocket", &mut faults),
             ari: merged.section("ari", &mut faults),
             ami: merged.section("ami", &mut faults),
@@ -289,6 +290,7 @@ impl Config {
             notices,
             settings: merged.settings(&schema),
         };
+        config.agent.providers = Arc::new(merged.section("providers", &mut faults));
         let mut config = validate::validate(config, &merged, &mut faults);
         config.webhooks.allow_hosts.clone_from(&config.routing.allow_hosts);
         config.profiles = profiles::read(&config, &merged, &mut faults);
@@ -450,7 +452,8 @@ impl Merged {
     }
 
     fn settings(&self, schema: &Schema) -> Vec<Setting> {
-        let is_named = |key: &&str| [ENDPOINTS, PBXS, DIALS, PROFILES].iter().any(|section| key.starts_with(section));
+        let is_named =
+            |key: &&str| [ENDPOINTS, PBXS, DIALS, PROFILES, PROVIDERS].iter().any(|section| key.starts_with(section));
         let named = self.values.keys().map(String::as_str).filter(is_named);
         schema
             .keys()

@@ -1,6 +1,6 @@
 //! Profiles: other settings for some calls, and which calls those are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -183,7 +183,7 @@ fn profile(name: &str, config: &super::Config, merged: &Merged, faults: &mut Fau
     let mut laid = Merged { values, shown: merged.shown.clone() };
     let mut found = Faults::default();
     let whole = super::Config {
-        agent: laid.section("agent", &mut found),
+        agent: agent::Config { providers: Arc::clone(&config.agent.providers), ..laid.section("agent", &mut found) },
         call: laid.section("call", &mut found),
         audio: laid.section("audio", &mut found),
         recording: laid.section("recording", &mut found),

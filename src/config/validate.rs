@@ -7,10 +7,13 @@ use url::{Host, Url};
 use super::{
     Config, Merged,
     fault::Faults,
-    layer::{ENDPOINTS, of_pbx},
+    layer::{ENDPOINTS, PROVIDERS, of_pbx},
 };
 use crate::{
-    agent::{Overrides, Route, RouteError},
+    agent::{
+        Named, Overrides, Route, RouteError,
+        service::{self, Kind},
+    },
     asterisk::ari::{Endpoint, Media, Pbx},
     webhook::Redaction,
 };
@@ -83,6 +86,7 @@ pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults)
     }
     levels(&config, merged, faults);
     conversation(&config.call, merged, faults);
+    providers(merged, faults);
     urls(&config, merged, faults);
     endpoints(&config, merged, faults);
     headers(&config, merged, faults);
@@ -167,6 +171,17 @@ fn conversation(call: &crate::call::Config, merged: &Merged, faults: &mut Faults
     }
 }
 
+/// Addresses of vendors, whether or not any of them is used.
+fn providers(merged: &Merged, faults: &mut Faults) {
+    let keys = merged.values.keys().filter(|key| key.starts_with(PROVIDERS) && key.ends_with(".base_url"));
+    for key in keys {
+        if let Some(Err(reason)) = merged.text(key).map(|text| service::base_url(&text)) {
+            let advice = "Write a whole URL without parameters, e.g. https://api.eu.example.com/v1.";
+            faults.push("config.url", merged.written(key), reason, advice);
+        }
+    }
+}
+
 fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
     const SERVICE: &[&str] = &["http", "https", "ws", "wss", "builtin"];
     let agent = &config.agent;
@@ -180,14 +195,30 @@ fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
         ("recording.url", &config.recording.url, &["http", "https"]),
         ("database.url", &config.database.url, &["postgres", "postgresql"]),
     ] {
-        let Some(reason) = url.as_deref().and_then(|url| fault_of_url(url, schemes)) else { continue };
+        let kind = match key {
+            "agent.asr_url" => Some(Kind::Stt),
+            "agent.llm_url" => Some(Kind::Llm),
+            "agent.tts_url" => Some(Kind::Tts),
+            "agent.sts_url" => Some(Kind::Sts),
+            _ => None,
+        };
+        let fault = |url: &str| match kind.zip(service::vendor_of(url)) {
+            Some((kind, (vendor, rest))) => {
+                Named::parse(vendor, rest, kind, &agent.providers).err().map(|error| error.to_string())
+            }
+            None => fault_of_url(url, schemes).map(|reason| match kind {
+                Some(kind) => format!("{reason}, and the vendors {}", service::known(kind)),
+                None => reason,
+            }),
+        };
+        let Some(reason) = url.as_deref().and_then(fault) else { continue };
         let advice = match key {
             "database.url" => "Write a whole URL, e.g. postgres://hark:password@127.0.0.1:5432/hark.",
             "recording.url" => "Write a whole URL, e.g. https://files.example.org/recordings.",
             "webhooks.url" => "Write a whole URL, e.g. http://127.0.0.1:9000/events.",
             "agent.sts_url" => "Write a whole URL, e.g. ws://127.0.0.1:6030.",
             _ => {
-                "Write a whole URL, e.g. http://127.0.0.1:6010/speech-to-text-stream, or builtin: for the embedded agent."
+                "Write a whole URL, e.g. http://127.0.0.1:6010/speech-to-text-stream, a vendor and a model, e.g. deepgram:nova-3, or builtin: for the embedded agent."
             }
         };
         faults.push("config.url", merged.written(key), reason, advice);
@@ -385,7 +416,10 @@ fn notices(config: &mut Config, merged: &Merged) {
 mod tests {
     use std::collections::BTreeMap;
 
-    use crate::config::{Config, Sources};
+    use crate::{
+        agent::{Overrides, Route, Service, service::Secret},
+        config::{Config, Sources},
+    };
 
     #[test]
     fn what_a_conversation_cannot_be_is_told() {
@@ -419,6 +453,37 @@ mod tests {
         let closed = loaded(closed, &[]).unwrap();
         assert!(!closed.notices.iter().any(|notice| notice.contains("WebSocket")), "{:?}", closed.notices);
         assert!(!format!("{closed:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn vendors_have_keys_of_their_own_that_nobody_is_shown() {
+        let file = "[agent]\nasr_url = \"deepgram:nova-3\"\nllm_url = \"openai:gpt-4.1-mini\"\ntts_url = \"piper:http://127.0.0.1:5000\"\n[providers.openai]\napi_key = \"hunter2\"\nbase_url = \"http://127.0.0.1:8000/v1\"\nheaders = { X-Title = \"hunter3\" }\n[profiles.german]\nagent.asr_url = \"deepgram:nova-3?language=de\"";
+        let config = loaded(file, &[("DEEPGRAM_API_KEY", "hunter4")]).unwrap_or_else(|faults| panic!("{faults}"));
+        let Ok(Route::Cascade { asr: Service::Named(asr), llm: Service::Named(llm), .. }) =
+            Route::parse(&config.profiles["german"].agent, &Overrides::default())
+        else {
+            panic!("no cascade of vendors")
+        };
+        assert_eq!((asr.key.as_ref().map(Secret::expose), asr.option("language")), (Some("hunter4"), Some("de")));
+        assert_eq!((llm.base.as_str(), llm.headers.len()), ("http://127.0.0.1:8000/v1", 1));
+        let shown = format!("{config:?} {:?} {asr:?} {llm:?} {:?}", config.agent, config.settings);
+        assert!(!shown.contains("hunter"), "{shown}");
+        // a key in the environment is no wish to do without HTTP
+        assert!(config.http.enabled);
+
+        let wrong = "[agent]\nasr_url = \"deepgram:nova-3?langauge=en&api_key=hunter2\"\nllm_url = \"piper:x\"\ntts_url = \"festival:x\"\n[providers.opnai]\napi_key = \"hunter2\"\n[providers.piper]\nbase_url = \"127.0.0.1\"";
+        let told = loaded(wrong, &[]).expect_err("refused").to_string();
+        for part in [
+            "\"langauge\"; known are language",
+            "DEEPGRAM_API_KEY",
+            "piper cannot be a language model here; known are anthropic",
+            "festival:, but only",
+            "the names are anthropic",
+            "providers.piper.base_url",
+        ] {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+        assert!(!told.contains("hunter"), "{told}");
     }
 
     #[test]

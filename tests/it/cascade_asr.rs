@@ -225,7 +225,7 @@ async fn finish_does_not_wait_for_a_service_that_hangs() {
 async fn nobody_listening_ends_the_call_within_the_reconnect_time() {
     let mut bench = Bench::start(config(), None).await;
     let (url, _socket) = nobody();
-    bench.restart(Rate::R8K, config(), None, |services| services.asr = url);
+    bench.restart(Rate::R8K, config(), None, |services| services.asr = url.into());
     assert_eq!(bench.degraded().await.code, "agent.stt.refused");
     assert_eq!(bench.failed().await.code, "agent.stt.refused");
     assert!(bench.event().await.is_none());

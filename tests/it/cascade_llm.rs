@@ -204,7 +204,7 @@ async fn a_500_with_json_is_not_spoken_and_three_in_a_row_end_the_call() {
 async fn nobody_listening_ends_the_call_within_the_reconnect_time() {
     let mut bench = Bench::start(config(), None).await;
     let (url, _socket) = nobody();
-    bench.restart(Rate::R8K, config(), None, |services| services.llm = url);
+    bench.restart(Rate::R8K, config(), None, |services| services.llm = url.into());
     bench.send(AgentInput::Dtmf(Digit::try_from('1').unwrap()));
     assert_eq!(bench.degraded().await.code, "agent.llm.unreachable");
     assert_eq!(bench.failed().await.code, "agent.llm.refused");

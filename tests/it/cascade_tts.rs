@@ -149,7 +149,7 @@ async fn a_crash_in_mid_word_ends_the_sentence_and_the_next_is_spoken() {
 async fn nobody_listening_ends_the_call_within_the_reconnect_time() {
     let mut bench = Bench::start(config(), None).await;
     let (url, _socket) = nobody();
-    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = url);
+    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = url.into());
     assert_eq!(bench.degraded().await.code, "agent.tts.unreachable");
     assert_eq!(bench.failed().await.code, "agent.tts.refused");
 }

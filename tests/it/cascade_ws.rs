@@ -93,7 +93,8 @@ pub async fn services_with(rate: Rate, greeting: Option<&str>, change: impl FnOn
     let mut settings = Config { debounce_ms: 3_600_000, ..config() };
     change(&mut settings);
     bench.restart(rate, settings, greeting, |services| {
-        (services.asr, services.llm, services.tts) = (stt.url.clone(), llm.url.clone(), tts.url.clone());
+        (services.asr, services.llm, services.tts) =
+            (stt.url.clone().into(), llm.url.clone().into(), tts.url.clone().into());
     });
     Services { bench, stt, llm, tts }
 }
@@ -102,8 +103,9 @@ pub async fn services_with(rate: Rate, greeting: Option<&str>, change: impl FnOn
 async fn messages_of_60_ms_lose_nothing_at_the_end_of_an_utterance() {
     let service = Service::new().await;
     let mut bench = Bench::start(config(), None).await;
-    bench
-        .restart(Rate::R8K, Config { message_ms: 60, ..config() }, None, |services| services.asr = service.url.clone());
+    bench.restart(Rate::R8K, Config { message_ms: 60, ..config() }, None, |services| {
+        services.asr = service.url.clone().into()
+    });
     let (mut stt, _) = service.accept().await;
     let (samples, bytes) = speech(160 * 4, 9);
     for frame in samples.chunks(160) {
@@ -258,9 +260,9 @@ async fn nobody_listening_ends_the_call() {
         let (mut url, _socket) = crate::support::connector::nobody();
         url.set_scheme("ws").unwrap();
         bench.restart(Rate::R8K, config(), (service == "tts").then_some("Hello."), |services| match service {
-            "stt" => services.asr = url,
-            "llm" => services.llm = url,
-            _ => services.tts = url,
+            "stt" => services.asr = url.into(),
+            "llm" => services.llm = url.into(),
+            _ => services.tts = url.into(),
         });
         if service == "llm" {
             bench.send(AgentInput::Dtmf(Digit::try_from('1').unwrap()));
@@ -311,7 +313,8 @@ async fn the_example_servers_hold_a_conversation() {
     let (stt, llm, tts) = (example("stt_echo.py").await, example("llm_echo.py").await, example("tts_beep.py").await);
     let mut bench = Bench::start(config(), None).await;
     bench.restart(Rate::R8K, config(), None, |services| {
-        (services.asr, services.llm, services.tts) = (stt.url.clone(), llm.url.clone(), tts.url.clone());
+        (services.asr, services.llm, services.tts) =
+            (stt.url.clone().into(), llm.url.clone().into(), tts.url.clone().into());
     });
     for _ in 0..25 {
         bench.audio(&[8_000; 160]);
@@ -335,7 +338,7 @@ async fn the_example_servers_hold_a_conversation() {
 async fn a_request_that_comes_while_connecting_waits_for_that_connection() {
     let service = Service::new().await;
     let mut bench = Bench::start(config(), None).await;
-    bench.restart(Rate::R8K, config(), Some("Good morning."), |services| services.tts = service.url.clone());
+    bench.restart(Rate::R8K, config(), Some("Good morning."), |services| services.tts = service.url.clone().into());
     let (stream, _) = soon("a connection", service.listener.accept()).await.unwrap();
     // the request for the greeting has long been made when the handshake is answered
     bench.asr.request().await;

@@ -18,14 +18,13 @@ pub(super) use history::Message;
 pub(super) use inbox::Inbox;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::Instrument as _;
-use url::Url;
 
 use self::{
     conductor::{Conductor, Control},
     speaker::Tagged,
 };
 use super::{
-    Context,
+    Context, Service,
     stt::{self, Ends},
 };
 use crate::{
@@ -42,15 +41,15 @@ const EVENTS: usize = 8;
 /// How long an orderly end may take.
 const CLOSE: Duration = Duration::from_millis(2_500);
 
-/// Which services a cascade uses. The scheme of each picks its adapter.
+/// Which services a cascade uses.
 #[derive(Debug, Clone)]
 pub struct Services {
     /// Speech recognition.
-    pub asr: Url,
+    pub asr: Service,
     /// Language model.
-    pub llm: Url,
+    pub llm: Service,
     /// Speech synthesis.
-    pub tts: Url,
+    pub tts: Service,
     /// Spoken first, and the `system` message of what the language model is asked.
     pub greeting: Option<String>,
 }

@@ -6,10 +6,9 @@ mod ws;
 
 pub use answer::fuzz;
 use tokio::sync::mpsc;
-use url::Url;
 
 use super::{
-    Context,
+    Context, Service,
     cascade::Message,
     health::{Failure, Health},
     retry::fault,
@@ -34,8 +33,15 @@ pub enum Llm {
 }
 
 impl Llm {
-    /// The service at `url`, whose scheme says what it speaks.
-    pub fn new(ctx: Context, url: Url, health: Health) -> Result<Self, Failure> {
+    /// The service, which says what it speaks by the scheme of its URL or by its vendor's name.
+    pub fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
+        let url = match service {
+            Service::Url(url) => url,
+            Service::Named(named) => {
+                let what = format_args!("there is no adapter for {}", named.vendor.name());
+                return Err(Failure::Final(fault("agent.llm.vendor", "language model", what)));
+            }
+        };
         match url.scheme() {
             "http" | "https" => Ok(Self::Http(http::Service::new(ctx, url, health))),
             "ws" | "wss" => Ok(Self::Ws(ws::Service::new(ctx, url, health))),

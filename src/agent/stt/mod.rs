@@ -11,7 +11,7 @@ pub use joiner::{Joiner, fuzz};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::{Context, cascade::Inbox, health::Health, retry::fault};
+use super::{Context, Service, cascade::Inbox, health::Health, retry::fault};
 use crate::{audio::Frame, call::Fault};
 
 /// What a service hears.
@@ -52,9 +52,23 @@ pub struct Ends {
 }
 
 /// Listens until told to finish or failed; `Heard::Ended` comes last.
-pub async fn listen(ctx: Context, url: Url, ends: Ends) {
+pub async fn listen(ctx: Context, service: Service, ends: Ends) {
     let heard = ends.heard.clone();
-    let end = match url.scheme() {
+    let end = match service {
+        Service::Url(url) => contract(ctx, url, ends).await,
+        Service::Named(named) => Err(fault(
+            "agent.stt.vendor",
+            "speech recognition",
+            format_args!("there is no adapter for {}", named.vendor.name()),
+        )),
+    };
+    // closed: nobody wants to know any more
+    let _ = heard.send(Heard::Ended(end)).await;
+}
+
+/// One of the two contracts, as the scheme says.
+async fn contract(ctx: Context, url: Url, ends: Ends) -> Result<(), Fault> {
+    match url.scheme() {
         "http" | "https" => http::Line::new(ctx, url, ends).run().await,
         "ws" | "wss" => ws::Line::new(ctx, url, ends).run().await,
         other => Err(fault(
@@ -62,7 +76,5 @@ pub async fn listen(ctx: Context, url: Url, ends: Ends) {
             "speech recognition",
             format_args!("{other:?} is no scheme of ASR_URL; use http, https, ws or wss"),
         )),
-    };
-    // closed: nobody wants to know any more
-    let _ = heard.send(Heard::Ended(end)).await;
+    }
 }

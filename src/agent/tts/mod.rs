@@ -5,10 +5,9 @@ mod pcm;
 mod ws;
 
 pub use pcm::{Pcm, fuzz};
-use url::Url;
 
 use super::{
-    Context,
+    Context, Service,
     health::{Failure, Health},
     retry::fault,
 };
@@ -50,8 +49,15 @@ pub enum Speech {
 }
 
 impl Tts {
-    /// The service at `url`, whose scheme says what it speaks.
-    pub fn new(ctx: Context, url: Url, health: Health) -> Result<Self, Failure> {
+    /// The service, which says what it speaks by the scheme of its URL or by its vendor's name.
+    pub fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
+        let url = match service {
+            Service::Url(url) => url,
+            Service::Named(named) => {
+                let what = format_args!("there is no adapter for {}", named.vendor.name());
+                return Err(Failure::Final(fault("agent.tts.vendor", "speech synthesis", what)));
+            }
+        };
         match url.scheme() {
             "http" | "https" => Ok(Self::Http(http::Service::new(ctx, url, health))),
             "ws" | "wss" => Ok(Self::Ws(ws::Service::new(ctx, url, health))),

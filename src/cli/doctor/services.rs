@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::Method;
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 use url::Url;
 
 use super::{Advice, Check, Context, STEP};
 use crate::{
     agent::{
-        Outgoing, Overrides, Route, http_fault,
+        Named, Outgoing, Overrides, Route, Service, http_fault,
         websocket::{self, ConnectError},
     },
     cli::check,
@@ -28,9 +28,9 @@ pub(super) async fn agents(context: &Context<'_>) -> Vec<Check> {
     if check::speaks_by_itself(context.config) {
         checks.push(voice(&config.flite));
     }
-    let services: Vec<(&str, Url)> = match Route::parse(config, &Overrides::default()) {
+    let services: Vec<(&str, Service)> = match Route::parse(config, &Overrides::default()) {
         Ok(Route::Builtin { .. }) => Vec::new(),
-        Ok(Route::StsWebSocket(url) | Route::StsHttp(url)) => vec![("sts", url)],
+        Ok(Route::StsWebSocket(url) | Route::StsHttp(url)) => vec![("sts", url.into())],
         Ok(Route::Cascade { asr, llm, tts, .. }) => vec![("asr", asr), ("llm", llm), ("tts", tts)],
         Err(error) => {
             let lines = ["[agent]", "sts_url = \"ws://HOST:6030\""];
@@ -43,7 +43,7 @@ pub(super) async fn agents(context: &Context<'_>) -> Vec<Check> {
         Ok(outgoing) => outgoing,
         Err(error) => return vec![Check::fail("services", error.to_string())],
     };
-    let reached = join_all(services.iter().map(|(kind, url)| service(kind, url, &outgoing)));
+    let reached = join_all(services.iter().map(|(kind, service)| reached(kind, service, &outgoing)));
     checks.extend(reached.await);
     checks
 }
@@ -58,7 +58,42 @@ fn voice(flite: &str) -> Check {
     Check::fail("embedded agent", format!("its voice {flite:?} is not installed: it would be silent")).advise(advice)
 }
 
-async fn service(kind: &str, url: &Url, outgoing: &Outgoing) -> Check {
+async fn reached(kind: &str, service: &Service, outgoing: &Outgoing) -> Check {
+    match service {
+        Service::Url(url) => contract(kind, url, outgoing).await,
+        Service::Named(named) => vendor(kind, named, outgoing).await,
+    }
+}
+
+/// Whether a vendor is there; the key is not tried, because that may cost.
+async fn vendor(kind: &str, named: &Named, outgoing: &Outgoing) -> Check {
+    let name = format!("service {kind}");
+    let found = match named.base.scheme() {
+        "tcp" => listens(&named.base).await.map(|()| 200),
+        _ => ask(&outgoing.http, Method::OPTIONS, &named.http("")).await,
+    };
+    match found {
+        Ok(status) if status >= 500 => Check::warn(name, format!("{named} answers, but with HTTP {status}"))
+            .advise(Advice::new("look at the vendor's status page, or at the log of your own server")),
+        Ok(_) => Check::ok(name, format!("{named} answers")),
+        Err(reason) => {
+            let section = format!("[providers.{}]", named.vendor.name());
+            let advice = Advice::new("let this machine reach it, through a firewall or proxy; or say where it is")
+                .paste("hark.toml", [section.as_str(), "base_url = \"https://HOST\""]);
+            Check::fail(name, format!("{named}: {reason}")).advise(advice)
+        }
+    }
+}
+
+async fn listens(url: &Url) -> Result<(), String> {
+    let (Some(host), Some(port)) = (url.host_str(), url.port()) else { return Err("it names no port".to_owned()) };
+    match timeout(STEP, TcpStream::connect((host.trim_matches(['[', ']']), port))).await {
+        Ok(connected) => connected.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer came within {} s", STEP.as_secs())),
+    }
+}
+
+async fn contract(kind: &str, url: &Url, outgoing: &Outgoing) -> Check {
     let (name, shown) = (format!("service {kind}"), redacted_url(url.as_str()));
     if url.scheme().starts_with("http") {
         return match ask(&outgoing.http, Method::OPTIONS, url).await {

@@ -41,7 +41,7 @@ pub fn context(config: Config, rate: Rate) -> Context {
 /// A cascade of services that do not exist.
 fn idle() -> Cascade {
     let url = url::Url::parse("none:").unwrap();
-    let services = Services { asr: url.clone(), llm: url.clone(), tts: url, greeting: None };
+    let services = Services { asr: url.clone().into(), llm: url.clone().into(), tts: url.into(), greeting: None };
     Cascade::start(context(config(), Rate::R8K), services)
 }
 
@@ -62,9 +62,9 @@ impl Bench {
     /// Another cascade between the same services, but for what `change` changes.
     pub fn restart(&mut self, rate: Rate, config: Config, greeting: Option<&str>, change: impl FnOnce(&mut Services)) {
         let mut services = Services {
-            asr: self.asr.url.clone(),
-            llm: self.llm.url.clone(),
-            tts: self.tts.url.clone(),
+            asr: self.asr.url.clone().into(),
+            llm: self.llm.url.clone().into(),
+            tts: self.tts.url.clone().into(),
             greeting: greeting.map(str::to_owned),
         };
         change(&mut services);

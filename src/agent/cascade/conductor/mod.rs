@@ -118,7 +118,7 @@ impl Conductor {
             generation: 0,
             pending: VecDeque::new(),
             lost: 0,
-            caller: Caller::new(matches!(services.asr.scheme(), "ws" | "wss")),
+            caller: Caller::new(services.asr.streams()),
             running: None,
             sayings: services.greeting.map(|text| Saying { text, shown: false, protect }).into_iter().collect(),
             queued: None,
