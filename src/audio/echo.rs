@@ -4,10 +4,12 @@
 //! last 160 ms are compared with everything played up to 760 ms ago. Where one place explains most of them nobody else speaks; nor where the
 //! line falls quiet behind an echo, which models of voice activity take some time to notice.
 
-use super::Rate;
+use super::{Rate, correlate::correlate};
 
 /// Everything is compared at about this rate: speech has most of its strength below 2 kHz.
 const HZ: u32 = 4_000;
+/// Length of the Fourier transforms: 3 · 2¹⁰, no less than what is compared.
+const TRANSFORM: usize = 3_072;
 /// What is compared, in samples of that rate (160 ms).
 const WINDOW: usize = 640;
 /// The longest way back (600 ms).
@@ -91,7 +93,7 @@ impl Echo {
         let near = self.lag.saturating_sub(NEAR)..(self.lag + NEAR + 1).min(LONGEST + 1);
         let again = is_known.then(|| self.search(near, power * ALIKE_AGAIN)).flatten();
         let is_sure = self.strange >= SURE && !self.strange.is_multiple_of(SELDOM);
-        let anywhere = || (!is_sure).then(|| self.search(0..LONGEST + 1, power * ALIKE)).flatten();
+        let anywhere = || (!is_sure).then(|| self.search_all(power * ALIKE)).flatten();
         let Some(lag) = again.or_else(anywhere) else {
             self.strange = self.strange.saturating_add(1);
             return is_known && self.ago <= TAIL && power <= self.power * 1.5;
@@ -101,40 +103,51 @@ impl Echo {
         true
     }
 
-    /// The place among `lags` where what was played has most in common with what is heard, if that is at least `least`.
+    /// The place among all where what was played has most in common with what is heard, if that is at least `least`.
+    fn search_all(&self, least: f32) -> Option<usize> {
+        let (heard, all) = (self.heard.newest(), self.played.newest());
+        correlate(heard, all, TRANSFORM, |products| {
+            // the farthest way back comes first
+            best(all, (0..=LONGEST).zip(products.iter().copied()), least)
+        })
+    }
+
+    /// The same among some ways back.
     fn search(&self, lags: std::ops::Range<usize>, least: f32) -> Option<usize> {
         let (heard, all) = (self.heard.newest(), self.played.newest());
-        let mut best = (0.0, 0);
-        let mut played: Option<f64> = None;
-        for lag in lags {
-            let from = LONGEST - lag;
-            let window = &all[from..from + WINDOW];
-            // the window moves back by one sample: one comes, one goes; summed precisely, as what is quiet may follow what is loud
-            let square = |sample: f32| f64::from(sample).powi(2);
-            let power = match played {
-                Some(power) => power + square(window[0]) - square(all[from + WINDOW]),
-                None => f64::from(energy(window)),
-            };
-            played = Some(power);
-            let power = power as f32;
-            if power < AUDIBLE * WINDOW as f32 {
-                continue;
-            }
-            let product = dot(heard, window);
-            // upside down is an echo too
-            let common = product * product / power;
-            if common > best.0 {
-                best = (common, lag);
-            }
-        }
-        (best.0 >= least).then_some(best.1)
+        let product = |from: usize| (from, dot(heard, &all[from..from + WINDOW]));
+        best(all, lags.rev().map(|lag| product(LONGEST - lag)), least)
     }
+}
+
+/// The way back to the window of what was played that has most in common with what is heard, if that is at least `least`. `products`: where windows
+/// begin, one after another, and the products of their samples with those heard.
+fn best(all: &[f32], products: impl Iterator<Item = (usize, f32)>, least: f32) -> Option<usize> {
+    let (mut best, mut power) = ((0.0, 0), None);
+    for (from, product) in products {
+        // from one window to the next one sample goes and one comes; summed precisely, as what is quiet may follow what is loud
+        let square = |sample: f32| f64::from(sample).powi(2);
+        let now = match power {
+            Some(power) => power - square(all[from - 1]) + square(all[from + WINDOW - 1]),
+            None => f64::from(energy(&all[from..from + WINDOW])),
+        };
+        power = Some(now);
+        let power = now as f32;
+        // upside down is an echo too
+        let common = product * product;
+        if power >= AUDIBLE * WINDOW as f32 && common > best.0 * power {
+            best = (common / power, LONGEST - from);
+        }
+    }
+    (best.0 >= least).then_some(best.1)
 }
 
 /// Samples at the lower rate and with their low notes, which all voices have alike, weakened.
 #[derive(Debug, Clone)]
 struct Line {
     factor: usize,
+    /// One by that.
+    scale: f32,
     /// The newest `len` of them count; older ones are moved out now and then, not each time.
     samples: Vec<f32>,
     len: usize,
@@ -147,7 +160,7 @@ impl Line {
     fn new(factor: usize, len: usize) -> Self {
         let mut samples = Vec::with_capacity(len + SPARE);
         samples.resize(len, 0.0);
-        Self { factor, samples, len, sum: (0.0, 0), before: 0.0 }
+        Self { factor, scale: 1.0 / factor as f32, samples, len, sum: (0.0, 0), before: 0.0 }
     }
 
     /// The newest samples, oldest first.
@@ -158,20 +171,46 @@ impl Line {
     /// Returns how many samples became of it, as far as they are kept.
     fn push(&mut self, samples: &[i16]) -> usize {
         let mut count = 0;
-        for sample in samples {
-            self.sum.0 += f32::from(*sample);
-            self.sum.1 += 1;
-            if self.sum.1 == self.factor {
-                let mean = self.sum.0 / self.factor as f32;
-                if self.samples.len() == self.len + SPARE {
-                    self.samples.drain(..SPARE);
-                }
-                self.samples.push(mean - 0.9 * self.before);
-                count += 1;
-                (self.before, self.sum) = (mean, (0.0, 0));
-            }
+        let (begun, whole) = samples.split_at(samples.len().min((self.factor - self.sum.1) % self.factor));
+        for sample in begun {
+            count += usize::from(self.add(*sample));
+        }
+        let (whole, rest) = whole.split_at(whole.len() - whole.len() % self.factor);
+        for part in whole.chunks(SPARE * self.factor) {
+            let coming = part.len() / self.factor;
+            self.make_room(coming);
+            let (scale, mut before) = (self.scale, self.before);
+            self.samples.extend(part.chunks_exact(self.factor).map(|group| {
+                let mean = group.iter().map(|sample| f32::from(*sample)).sum::<f32>() * scale;
+                mean - 0.9 * std::mem::replace(&mut before, mean)
+            }));
+            self.before = before;
+            count += coming;
+        }
+        for sample in rest {
+            count += usize::from(self.add(*sample));
         }
         count.min(self.len)
+    }
+
+    /// Adds to the sample that is being made; whether that is done.
+    fn add(&mut self, sample: i16) -> bool {
+        self.sum = (self.sum.0 + f32::from(sample), self.sum.1 + 1);
+        let is_whole = self.sum.1 == self.factor;
+        if is_whole {
+            self.make_room(1);
+            let mean = self.sum.0 * self.scale;
+            self.samples.push(mean - 0.9 * self.before);
+            (self.before, self.sum) = (mean, (0.0, 0));
+        }
+        is_whole
+    }
+
+    /// Moves old samples out if `coming` new ones, no more than [`SPARE`], do not fit.
+    fn make_room(&mut self, coming: usize) {
+        if self.samples.len() + coming > self.len + SPARE {
+            self.samples.drain(..self.samples.len() - self.len);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing in here does I/O, keeps a clock or names another room.
 
 mod config;
+mod correlate;
 pub mod denoise;
 pub mod dtmf;
 pub mod echo;

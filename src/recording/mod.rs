@@ -36,6 +36,8 @@ use crate::{
 const QUEUE: usize = 1_024;
 /// Vectors that go back to a call to be filled again.
 const SPARES: usize = 2;
+/// How long the thread rests when nothing waits: to be woken for each piece costs its call more than the piece.
+const REST: Duration = Duration::from_millis(20);
 /// How often old recordings are looked for.
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
 /// Pieces that do not fit are reported at most this often.
@@ -232,6 +234,10 @@ impl Work {
                 Ok(job) => self.job(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            queue.try_iter().for_each(|job| self.job(job));
+            if !self.open.is_empty() {
+                thread::sleep(REST);
             }
         }
     }

@@ -14,8 +14,8 @@ use crate::call::{CallId, Role};
 
 /// Bytes of words kept of one call.
 const MAX_WORDS: usize = 1 << 20;
-/// How often it is written while the call lasts.
-const WRITTEN_EVERY: Duration = Duration::from_secs(5);
+/// How often it is written while the call lasts: new files cost more than the sound beside them.
+const WRITTEN_EVERY: Duration = Duration::from_secs(20);
 /// How long a word takes, where nothing else is known of when it began.
 const WORD: Duration = Duration::from_millis(400);
 

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use url::Url;
@@ -150,7 +150,11 @@ impl Line {
         if self.audio.capacity() - self.audio.len() < bytes {
             self.audio.reserve(bytes * FRAMES_AT_ONCE);
         }
-        frame.samples().iter().for_each(|sample| self.audio.put_i16_le(*sample));
+        let from = self.audio.len();
+        self.audio.resize(from + bytes, 0);
+        for (bytes, sample) in self.audio[from..].as_chunks_mut::<2>().0.iter_mut().zip(frame.samples()) {
+            *bytes = sample.to_le_bytes();
+        }
         let audio = (self.audio.len() >= self.whole).then(|| self.audio.split().freeze())?;
         self.replay.push_back(audio.clone());
         self.trim(most);
