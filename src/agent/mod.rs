@@ -13,6 +13,7 @@ mod route;
 pub mod sentence;
 pub mod service;
 mod socket;
+pub mod sse;
 pub mod sts;
 mod stt;
 mod tts;

@@ -17,11 +17,18 @@ use crate::net;
 /// Node closes idle connections after 5 s: shorter, so that a pooled connection is not a dead one.
 const POOL_IDLE: Duration = Duration::from_millis(3_500);
 
+/// Vendors keep connections for minutes.
+const VENDOR_IDLE: Duration = Duration::from_secs(90);
+/// How often one is looked at, and how long an answer to that may take.
+const VENDOR_PING: Duration = Duration::from_secs(20);
+
 /// What outgoing connections of all adapters share: TLS roots, proxy, HTTP client. Made once per media thread.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
     /// Client for streaming HTTP services (HTTP/1.1, no response timeout).
     pub http: reqwest::Client,
+    /// Client for vendors' interfaces: HTTP/2 where they speak it, connections kept.
+    pub vendors: reqwest::Client,
     /// TLS settings of WebSocket connections.
     pub tls: Arc<ClientConfig>,
     proxies: Arc<Matcher>,
@@ -78,7 +85,8 @@ impl Outgoing {
     ) -> Result<Self, OutgoingError> {
         let proxies = Arc::new(proxies);
         let http = client(&tls, connect_timeout, &proxies).build()?;
-        Ok(Self { http, tls, proxies, guarded: false })
+        let vendors = vendors(&tls, connect_timeout, &proxies).build()?;
+        Ok(Self { http, vendors, tls, proxies, guarded: false })
     }
 
     /// The same for services whose URLs come from outside: no connection to what [`net::forbidden`] names.
@@ -87,7 +95,8 @@ impl Outgoing {
     /// The HTTP client cannot be set up.
     pub fn guarded(&self, connect_timeout: Duration) -> Result<Self, OutgoingError> {
         let http = client(&self.tls, connect_timeout, &self.proxies).dns_resolver(net::Guarded).build()?;
-        Ok(Self { http, guarded: true, ..self.clone() })
+        let vendors = vendors(&self.tls, connect_timeout, &self.proxies).dns_resolver(net::Guarded).build()?;
+        Ok(Self { http, vendors, guarded: true, ..self.clone() })
     }
 
     /// Whether the addresses of names have to be looked at.
@@ -108,10 +117,24 @@ impl Outgoing {
 }
 
 fn client(tls: &ClientConfig, connect_timeout: Duration, proxies: &Arc<Matcher>) -> reqwest::ClientBuilder {
+    base(tls.clone(), connect_timeout, proxies).http1_only().pool_idle_timeout(POOL_IDLE)
+}
+
+/// A request that is given up then costs a stream, not the connection.
+fn vendors(tls: &ClientConfig, connect_timeout: Duration, proxies: &Arc<Matcher>) -> reqwest::ClientBuilder {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    base(tls, connect_timeout, proxies)
+        .pool_idle_timeout(VENDOR_IDLE)
+        .http2_keep_alive_interval(VENDOR_PING)
+        .http2_keep_alive_timeout(VENDOR_PING)
+        .http2_keep_alive_while_idle(true)
+        .user_agent(concat!("hark/", env!("CARGO_PKG_VERSION")))
+}
+
+fn base(tls: ClientConfig, connect_timeout: Duration, proxies: &Arc<Matcher>) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
-        .tls_backend_preconfigured(tls.clone())
-        .http1_only()
-        .pool_idle_timeout(POOL_IDLE)
+        .tls_backend_preconfigured(tls)
         .connect_timeout(connect_timeout)
         .redirect(reqwest::redirect::Policy::none())
         .proxy(proxy_for_http(Arc::clone(proxies)))

@@ -132,19 +132,24 @@ async fn checked(response: reqwest::Response) -> Result<reqwest::Response, Unans
 }
 
 /// The beginning of an error answer, escaped.
-pub async fn error_body(mut response: reqwest::Response) -> String {
+pub async fn error_body(response: reqwest::Response) -> String {
+    escaped(&String::from_utf8_lossy(&beginning(response, ERROR_BODY).await))
+}
+
+/// The first `limit` bytes of an error answer, as far as they come soon.
+pub async fn beginning(mut response: reqwest::Response, limit: usize) -> Vec<u8> {
     let mut body = Vec::new();
     let read = async {
-        while body.len() < ERROR_BODY {
+        while body.len() < limit {
             match response.chunk().await {
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ERROR_BODY - body.len())]),
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]),
                 _ => break,
             }
         }
     };
     // what has come until then will do
     let _ = tokio::time::timeout(ERROR_WAIT, read).await;
-    escaped(&String::from_utf8_lossy(&body))
+    body
 }
 
 /// The error with its causes, without the URL (it may hold a token).

@@ -2,9 +2,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use serde::Serialize;
-
-use crate::{agent::tts::Word, audio::Rate, call::UtteranceId};
+use crate::{
+    agent::{llm::Message, tts::Word},
+    audio::Rate,
+    call::UtteranceId,
+};
 
 /// Longest history sent to a language model, in bytes of JSON: Express takes bodies up to 100 kB.
 const MAX_JSON: usize = 90_000;
@@ -14,15 +16,6 @@ const MAX_TURNS: usize = 1_000;
 const MAX_UTTERANCES: usize = 2_000;
 /// Least time one character takes to be spoken: the length of an utterance whose end is not known yet.
 const CHARACTER: Duration = Duration::from_millis(60);
-
-/// One message for a language model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: &'static str,
-    /// The words.
-    pub content: String,
-}
 
 #[derive(Debug)]
 enum Turn {
@@ -248,20 +241,17 @@ impl History {
     }
 
     fn collect(&self, more: Option<&str>) -> Vec<Message> {
-        let system = self.system.iter().map(|text| Message { role: "system", content: text.clone() });
+        let system = self.system.iter().cloned().map(Message::System);
         let mut room = MAX_JSON;
         let mut turns = Vec::new();
-        let more = more.map(|text| Message { role: "user", content: text.to_owned() });
+        let more = more.map(|text| Message::User(text.to_owned()));
         let shown = self.turns.iter().rev().map(|turn| match turn {
-            Turn::User(text) => Some(Message { role: "user", content: text.clone() }),
-            Turn::Agent(answer) if answer.shown => {
-                answer.words(true).map(|content| Message { role: "assistant", content })
-            }
+            Turn::User(text) => Some(Message::User(text.clone())),
+            Turn::Agent(answer) if answer.shown => answer.words(true).map(Message::said),
             Turn::Agent(_) => None,
         });
         for message in more.into_iter().chain(shown.flatten()) {
-            let size = serde_json::to_string(&message).map_or(usize::MAX, |json| json.len() + 1);
-            match room.checked_sub(size) {
+            match room.checked_sub(message.size()) {
                 Some(left) => room = left,
                 None => break,
             }
@@ -366,7 +356,7 @@ mod tests {
     }
 
     fn contents(history: &History) -> Vec<(&'static str, String)> {
-        history.messages().into_iter().map(|message| (message.role, message.content)).collect()
+        history.messages().into_iter().map(|message| (message.role(), message.text().to_owned())).collect()
     }
 
     #[test]
@@ -463,7 +453,7 @@ mod tests {
         }
         let messages = history.messages();
         assert!(serde_json::to_string(&messages).unwrap().len() < 95_000);
-        assert_eq!(messages[0].role, "system");
-        assert!(messages.last().unwrap().content.starts_with("499"));
+        assert_eq!(messages[0].role(), "system");
+        assert!(messages.last().unwrap().text().starts_with("499"));
     }
 }

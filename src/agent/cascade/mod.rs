@@ -14,7 +14,6 @@ use std::{
 
 use futures_core::Stream;
 use futures_util::StreamExt as _;
-pub(super) use history::Message;
 pub(super) use inbox::Inbox;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::Instrument as _;

@@ -10,12 +10,12 @@ use std::{
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::history::{History, Message};
+use super::history::History;
 use crate::{
     agent::{
         Context,
         health::{Failure, Health},
-        llm::{Llm, Piece},
+        llm::{Llm, Message, Piece, Prompt},
         retry::fault,
         sentence::{Citations, Sentences},
         tts::{Chunk, Pcm, Tts, Word},
@@ -166,8 +166,9 @@ impl Speaker {
         let asking = async {
             // moved: the channel closes with the answer
             let pieces = pieces;
-            match self.llm.ask(messages, &pieces).await {
-                Ok(()) => Ok(None),
+            let prompt = Prompt { messages, ..Prompt::default() };
+            match self.llm.ask(&prompt, &pieces).await {
+                Ok(_) => Ok(None),
                 Err(Failure::Once(fault)) => Ok(Some(fault)),
                 Err(Failure::Final(fault)) => Err(fault),
             }

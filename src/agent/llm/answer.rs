@@ -2,13 +2,11 @@
 
 use serde::Deserialize;
 
-use super::Piece;
+use super::{MAX_ANSWER, Piece};
 use crate::agent::{json_stream::Objects, utf8::Utf8, websocket::escaped};
 
 /// Longest object: 64 kB of audio as decimal numbers, with room.
 const MAX_OBJECT: usize = 1 << 20;
-/// Longest answer, in bytes of text: more than an hour of speech.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// What is wrong with an answer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,17 +7,14 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::{
-    Piece,
+    Message, NAME, Piece, Prompt,
     answer::{Reader, Unusable},
 };
 use crate::agent::{
     Context,
-    cascade::Message,
     health::{Failure, Health},
     retry::{self, Request, Unanswered, fault},
 };
-
-const NAME: &str = "language model";
 
 /// A language model behind `POST /prompt-stream`.
 #[derive(Debug)]
@@ -29,7 +26,7 @@ pub struct Service {
 
 /// Both generations of connectors find what they read.
 #[derive(Serialize)]
-struct Prompt<'a> {
+struct Body<'a> {
     uuid: String,
     message: &'a str,
     messages: &'a [Message],
@@ -40,11 +37,12 @@ impl Service {
         Self { ctx, url, health }
     }
 
-    pub async fn ask(&self, messages: Vec<Message>, out: &mpsc::Sender<Piece>) -> Result<(), Failure> {
-        let newest = messages.iter().rev().find(|message| message.role == "user").map_or("", |m| m.content.as_str());
-        let prompt = Prompt { uuid: self.ctx.uuid.to_string(), message: newest, messages: &messages };
+    pub async fn ask(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> Result<(), Failure> {
+        // its connector has tools of its own, and knows nothing of ours
+        let newest = prompt.messages.iter().rev().find(|message| message.role() == "user").map_or("", Message::text);
+        let body = Body { uuid: self.ctx.uuid.to_string(), message: newest, messages: &prompt.messages };
         let body =
-            serde_json::to_string(&prompt).map_err(|error| Failure::Once(fault("agent.llm.failed", NAME, error)))?;
+            serde_json::to_string(&body).map_err(|error| Failure::Once(fault("agent.llm.failed", NAME, error)))?;
         let timeout = Duration::from_millis(self.ctx.config.llm_timeout_ms);
         let request = Request { ctx: &self.ctx, url: &self.url, timeout };
         let trouble = |what| self.health.trouble(fault("agent.llm.unreachable", NAME, what));

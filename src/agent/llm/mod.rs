@@ -1,18 +1,30 @@
 //! Language models of a cascade.
 
+mod anthropic;
 mod answer;
+mod gemini;
 mod http;
+mod message;
+mod openai;
+mod vendor;
 mod ws;
 
 pub use answer::fuzz;
+pub use message::{Message, Prompt, Reply, ToolCall, Usage};
+#[cfg(test)]
+use message::Tool;
 use tokio::sync::mpsc;
 
 use super::{
     Context, Service,
-    cascade::Message,
     health::{Failure, Health},
     retry::fault,
 };
+
+/// What it is called in messages.
+const NAME: &str = "language model";
+/// Longest answer, in bytes of text: more than an hour of speech.
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// Something of an answer, in order.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +42,8 @@ pub enum Llm {
     Http(http::Service),
     /// Hark's own contract.
     Ws(ws::Service),
+    /// A vendor's own interface.
+    Vendor(Box<vendor::Service>),
 }
 
 impl Llm {
@@ -37,27 +51,32 @@ impl Llm {
     pub fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
         let url = match service {
             Service::Url(url) => url,
-            Service::Named(named) => {
-                let what = format_args!("there is no adapter for {}", named.vendor.name());
-                return Err(Failure::Final(fault("agent.llm.vendor", "language model", what)));
-            }
+            Service::Named(named) => return Ok(Self::Vendor(Box::new(vendor::Service::new(ctx, named, health)?))),
         };
         match url.scheme() {
             "http" | "https" => Ok(Self::Http(http::Service::new(ctx, url, health))),
             "ws" | "wss" => Ok(Self::Ws(ws::Service::new(ctx, url, health))),
             other => Err(Failure::Final(fault(
                 "agent.llm.scheme",
-                "language model",
+                NAME,
                 format_args!("{other:?} is no scheme of LLM_URL; use http, https, ws or wss"),
             ))),
         }
     }
 
-    /// Asks for an answer to `messages` and hands it to `out`. Dropping the future cancels the request.
-    pub async fn ask(&self, messages: Vec<Message>, out: &mpsc::Sender<Piece>) -> Result<(), Failure> {
+    /// Asks for an answer and hands it to `out`; the tools that it calls come with its end. Dropping the future cancels the request.
+    pub async fn ask(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> Result<Reply, Failure> {
         match self {
-            Self::Http(service) => service.ask(messages, out).await,
-            Self::Ws(service) => service.ask(messages, out).await,
+            Self::Http(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
+            Self::Ws(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
+            Self::Vendor(service) => service.ask(prompt, out).await,
+        }
+    }
+
+    /// Sees to a connection that the next request finds open.
+    pub async fn warm(&self) {
+        if let Self::Vendor(service) = self {
+            service.warm().await;
         }
     }
 }

@@ -6,18 +6,13 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::Piece;
+use super::{MAX_ANSWER, NAME, Piece, Prompt};
 use crate::agent::{
     Context,
-    cascade::Message,
     health::{Failure, Health},
     requests::{Answer, Names, Requests},
     retry::fault,
 };
-
-const NAME: &str = "language model";
-/// As over HTTP.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// A language model behind a WebSocket.
 #[derive(Debug)]
@@ -35,9 +30,9 @@ impl Service {
         Self { requests: Requests::start(ctx, url, start, names, health.clone()), timeout, health }
     }
 
-    pub async fn ask(&self, messages: Vec<Message>, out: &mpsc::Sender<Piece>) -> Result<(), Failure> {
+    pub async fn ask(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> Result<(), Failure> {
         let once = |code, what: String| Err(Failure::Once(fault(code, NAME, what)));
-        let mut asked = self.requests.ask(json!({"type": "prompt", "messages": messages})).await;
+        let mut asked = self.requests.ask(json!({"type": "prompt", "messages": prompt.messages})).await;
         let mut length = 0;
         loop {
             let reply = match tokio::time::timeout(self.timeout, asked.next()).await {

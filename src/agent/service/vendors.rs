@@ -83,7 +83,10 @@ pub const VENDORS: &[Row] = &[
         vendor: Vendor::Anthropic,
         name: "anthropic",
         key: Some("ANTHROPIC_API_KEY"),
-        offers: &[llm(Some("https://api.anthropic.com/v1"))],
+        offers: &[Offer {
+            takes: &["temperature", "top_p", "max_tokens", "version", "auth"],
+            ..llm(Some("https://api.anthropic.com/v1"))
+        }],
     },
     Row {
         vendor: Vendor::AssemblyAi,
