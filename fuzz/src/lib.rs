@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use hark::{
-    agent::{self, Overrides, Route, fuzz, json_stream::Objects, sentence::MAX_SENTENCE, sts, utf8::Utf8},
+    agent::{self, Overrides, Route, fuzz, json_stream::Objects, sentence::MAX_SENTENCE, sse, sts, utf8::Utf8},
     api,
     asterisk::{
         ami, ari,
@@ -48,10 +48,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sentences", sentences),
     ("service_urls", service_urls),
     ("sound_file", sound_file),
+    ("sse_events", sse_events),
     ("sts_message", sts_message),
     ("stt_text", stt_text),
     ("tts_audio", tts_audio),
     ("utf8_pieces", utf8_pieces),
+    ("vendor_answer", vendor_answer),
     ("wav_file", wav_file),
     ("wav_stream", wav_stream),
     ("webhook_template", webhook_template),
@@ -146,6 +148,30 @@ pub fn llm_answer(data: &[u8]) {
     // blanks in front of bare text are not spoken, and are kept only where they come with it
     let read = |pieces: &[&[u8]]| fuzz::llm_answer(pieces).map(|(text, audio)| (text.trim_start().to_owned(), audio));
     assert_eq!(read(&[data]), read(&pieces(data)), "the answer depends on the pieces");
+}
+
+/// Server-sent events of language models.
+pub fn sse_events(data: &[u8]) {
+    const LIMIT: usize = 512;
+    let read = |pieces: &[&[u8]]| {
+        let (mut events, mut found) = (sse::Events::new(LIMIT), Vec::new());
+        let mut keep = |event: sse::Event<'_>| found.push((event.kind.to_vec(), event.data.to_vec()));
+        let result = pieces.iter().try_for_each(|piece| events.push(piece, &mut keep));
+        let result = result.and_then(|()| events.finish(&mut keep));
+        (result, found)
+    };
+    let whole = read(&[data]);
+    assert!(whole.1.iter().all(|(kind, data)| kind.len() <= LIMIT && data.len() <= LIMIT));
+    assert_eq!(whole, read(&pieces(data)), "the events depend on the pieces");
+}
+
+/// A vendor's answer; the first byte says whose.
+pub fn vendor_answer(data: &[u8]) {
+    let Some((vendor, data)) = data.split_first() else { return };
+    let read = |pieces: &[&[u8]]| fuzz::vendor_answer(*vendor, pieces);
+    let whole = read(&[data]);
+    assert!(whole.len() <= 16 * data.len() + 4_096, "it says more than came");
+    assert_eq!(whole, read(&pieces(data)), "the answer depends on the pieces");
 }
 
 /// Messages of Hark's own WebSocket contract.

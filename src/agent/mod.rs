@@ -7,6 +7,7 @@ mod health;
 pub mod json_stream;
 mod llm;
 mod outgoing;
+mod prompt;
 mod requests;
 mod retry;
 mod route;
@@ -24,7 +25,10 @@ pub mod websocket;
 #[doc(hidden)]
 pub mod fuzz {
     pub use super::{
-        llm::fuzz as llm_answer, sentence::fuzz as sentences, socket::fuzz as contract_reply, stt::fuzz as stt_text,
+        llm::{fuzz as llm_answer, fuzz_vendor as vendor_answer},
+        sentence::fuzz as sentences,
+        socket::fuzz as contract_reply,
+        stt::fuzz as stt_text,
         tts::fuzz as tts_audio,
     };
 }
@@ -36,7 +40,9 @@ pub use outgoing::{Outgoing, OutgoingError, http_fault, tls_config};
 pub use route::{Overrides, Route, RouteError};
 pub use service::{Named, Service};
 
+pub use prompt::MAX_PROMPT;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
@@ -58,6 +64,14 @@ pub struct Config {
     pub sts_url: Option<String>,
     /// Spoken at the start of a call in cascade mode (`SYSTEM_MESSAGE`).
     pub greeting: Option<String>,
+    /// What the language model is told to be, with `{{from}}` and other things known about the call.
+    pub prompt: Option<String>,
+    /// A file with that; read at the start.
+    pub prompt_file: Option<String>,
+    /// A service that says it for each call.
+    pub prompt_url: Option<String>,
+    /// The language to be spoken with the caller.
+    pub language: Option<String>,
     /// How long a connect to a service may take, in ms.
     pub connect_timeout_ms: u64,
     /// How long a refused or reset connect is tried again before a service counts as failed, in ms.
@@ -93,6 +107,10 @@ impl Default for Config {
             tts_url: None,
             sts_url: None,
             greeting: None,
+            prompt: None,
+            prompt_file: None,
+            prompt_url: None,
+            language: None,
             connect_timeout_ms: 5_000,
             reconnect_ms: 3_000,
             debounce_ms: 250,
@@ -126,6 +144,8 @@ pub struct Context {
     pub uuid: Uuid,
     /// The leg's rate: all audio in [`crate::call::AgentEvent::Audio`] and [`crate::call::AgentInput::Audio`] has it.
     pub rate: Rate,
+    /// What is known about it: its metadata.
+    pub about: Arc<Map<String, Value>>,
     /// Settings.
     pub config: Arc<Config>,
     /// The rules of the conversation.

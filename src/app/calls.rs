@@ -189,9 +189,8 @@ impl Calls {
             Some(name) => info!(%peer, profile = name, "call started, served by {}", described(&route)),
             None => info!(%peer, "call started, served by {}", described(&route)),
         }
-        let asked = announcement.as_ref().and_then(|announced| announced.payload.get("recording"));
-        let asked = asked.and_then(serde_json::Value::as_bool);
-        Some((self.session(id, &profile, identified, (route, outgoing), (orders, heard_out), asked).await, live))
+        let announced = announcement.as_ref();
+        Some((self.session(id, &profile, identified, (route, outgoing), (orders, heard_out), announced).await, live))
     }
 
     fn admit(
@@ -241,9 +240,11 @@ impl Calls {
         identified: Identified,
         (route, outgoing): (Route, Outgoing),
         (commands, heard_out): (mpsc::Receiver<crate::call::Command>, Arc<Notify>),
-        recorded: Option<bool>,
+        announcement: Option<&Announcement>,
     ) -> Session<AnyLeg, AnyAgent> {
         let uuid = identified.uuid();
+        let recorded = announcement.and_then(|announced| announced.payload.get("recording")?.as_bool());
+        let about = Arc::new(announcement.map(|announced| announced.payload.clone()).unwrap_or_default());
         let leg = identified.into_leg().await;
         let rate = leg.rate();
         let sounds = profile.sounds.at(rate).await;
@@ -257,7 +258,7 @@ impl Calls {
             budget: Arc::clone(&self.budget),
         };
         let (config, rules) = (Arc::clone(&profile.agent), Arc::clone(&profile.rules));
-        let context = Context { call: id, uuid, rate, config, rules, outgoing };
+        let context = Context { call: id, uuid, rate, about, config, rules, outgoing };
         let agent = agent::connect(route, context, &self.voice);
         let (events, stop) = (self.events.clone(), self.stop.clone());
         Session {

@@ -93,13 +93,28 @@ impl Profile {
         audio: &audio::Config,
         recorded: bool,
     ) -> Result<Self, String> {
+        let mut agent = agent.clone();
+        if let Some(path) = &agent.prompt_file {
+            agent.prompt = Some(prompt(path).map_err(|reason| format!("agent.prompt_file: {path}: {reason}"))?);
+        }
         Ok(Self {
             name,
-            agent: Arc::new(agent.clone()),
+            agent: Arc::new(agent),
             rules: Arc::new(Rules::new(call.clone())),
             audio: Arc::new(audio.clone()),
             sounds: Sounds::load(call)?,
             recorded,
         })
     }
+}
+
+fn prompt(path: &str) -> Result<String, String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    if text.len() > agent::MAX_PROMPT {
+        return Err(format!(
+            "it is longer than {} kB, which no model would read before each answer",
+            agent::MAX_PROMPT / 1024
+        ));
+    }
+    String::from_utf8(text).map_err(|_| "it is no UTF-8 text".to_owned())
 }

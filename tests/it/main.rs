@@ -20,6 +20,7 @@ mod durable;
 mod fuzz_smoke;
 mod hostile;
 mod image;
+mod llm_native;
 mod receivers;
 mod recordings;
 mod routes;

@@ -21,7 +21,18 @@ fn start_with(config: Config, mask_digits: bool) -> Builtin {
     let outgoing = Outgoing::new(Arc::new(crate::agent::tls_config(None).unwrap()), Duration::from_secs(1)).unwrap();
     let voice = Voice::new(&config, mask_digits, Handle::current());
     let (call, uuid) = (CallId::new(), Uuid::from_u128(1));
-    Builtin::start(Context { call, uuid, rate: RATE, config: Arc::new(config), rules: Arc::default(), outgoing }, voice)
+    Builtin::start(
+        Context {
+            call,
+            uuid,
+            rate: RATE,
+            about: Arc::default(),
+            config: Arc::new(config),
+            rules: Arc::default(),
+            outgoing,
+        },
+        voice,
+    )
 }
 
 fn tell(agent: &mut Builtin, input: AgentInput) {

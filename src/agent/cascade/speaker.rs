@@ -16,6 +16,7 @@ use crate::{
         Context,
         health::{Failure, Health},
         llm::{Llm, Message, Piece, Prompt},
+        prompt::SystemPrompt,
         retry::fault,
         sentence::{Citations, Sentences},
         tts::{Chunk, Pcm, Tts, Word},
@@ -118,6 +119,7 @@ pub struct Speaker {
     pub ctx: Context,
     pub llm: Llm,
     pub tts: Tts,
+    pub prompt: SystemPrompt,
     pub account: std::sync::Arc<Account>,
     pub out: mpsc::Sender<Tagged>,
     pub health: Health,
@@ -166,6 +168,8 @@ impl Speaker {
         let asking = async {
             // moved: the channel closes with the answer
             let pieces = pieces;
+            let system = self.prompt.get().await.map(|text| Message::System(text.to_string()));
+            let messages = system.into_iter().chain(messages).collect();
             let prompt = Prompt { messages, ..Prompt::default() };
             match self.llm.ask(&prompt, &pieces).await {
                 Ok(_) => Ok(None),

@@ -34,8 +34,8 @@ pub(super) fn body(named: &Named, prompt: &Prompt) -> Value {
     body.insert("messages".to_owned(), messages(&prompt.messages));
     if !prompt.tools.is_empty() {
         let tools = prompt.tools.iter();
-        let tools =
-            tools.map(|tool| json!({"name": tool.name, "description": tool.description, "input_schema": tool.parameters}));
+        let tools = tools
+            .map(|tool| json!({"name": tool.name, "description": tool.description, "input_schema": tool.parameters}));
         body.insert("tools".to_owned(), tools.collect());
     }
     for (name, value) in named.options.iter().filter(|(name, _)| !matches!(name.as_str(), "version" | "auth")) {
@@ -58,10 +58,9 @@ fn messages(all: &[Message]) -> Value {
                 ));
                 ("assistant", parts)
             }
-            Message::Result { id, output, failed, .. } => (
-                "user",
-                vec![json!({"type": "tool_result", "tool_use_id": id, "content": output, "is_error": failed})],
-            ),
+            Message::Result { id, output, failed, .. } => {
+                ("user", vec![json!({"type": "tool_result", "tool_use_id": id, "content": output, "is_error": failed})])
+            }
         };
         if turns.is_empty() && role == "assistant" {
             turns.push(("user", text_part(OPENING)));

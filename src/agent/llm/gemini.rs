@@ -265,7 +265,10 @@ mod tests {
         assert_eq!(reply.usage, Some(Usage { input: 5, cached: 0, output: 5 }));
         let called = &reply.calls[0];
         assert_eq!((called.name.as_str(), called.arguments.as_str()), ("f", "{\"a\":1}"));
-        assert_eq!(call_part(called), json!({"functionCall": {"name": "f", "args": {"a": 1}}, "thoughtSignature": "c2ln"}));
+        assert_eq!(
+            call_part(called),
+            json!({"functionCall": {"name": "f", "args": {"a": 1}}, "thoughtSignature": "c2ln"})
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub struct Prompt {
 
 /// One message for a language model.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code, reason = "the loop that calls tools comes next"))]
 pub enum Message {
     /// What it is to be.
     System(String),
@@ -69,7 +70,9 @@ impl Message {
     pub fn size(&self) -> usize {
         let json = |text: &str| serde_json::to_string(text).map_or(usize::MAX / 8, |json| json.len());
         let more: usize = match self {
-            Self::Assistant { calls, .. } => calls.iter().map(|call| 80 + json(&call.name) + json(&call.arguments)).sum(),
+            Self::Assistant { calls, .. } => {
+                calls.iter().map(|call| 80 + json(&call.name) + json(&call.arguments)).sum()
+            }
             Self::Result { .. } => 60,
             _ => 0,
         };

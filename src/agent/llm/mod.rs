@@ -1,7 +1,7 @@
 //! Language models of a cascade.
 
-mod anthropic;
 mod answer;
+mod anthropic;
 mod gemini;
 mod http;
 mod message;
@@ -10,10 +10,11 @@ mod vendor;
 mod ws;
 
 pub use answer::fuzz;
-pub use message::{Message, Prompt, Reply, ToolCall, Usage};
 #[cfg(test)]
 use message::Tool;
+pub use message::{Message, Prompt, Reply, ToolCall, Usage};
 use tokio::sync::mpsc;
+pub use vendor::fuzz as fuzz_vendor;
 
 use super::{
     Context, Service,

@@ -294,7 +294,10 @@ mod tests {
         ]);
         assert_eq!(text, "One moment.");
         let usage = Some(Usage { input: 7, cached: 4, output: 3 });
-        assert_eq!(reply, Ok(Reply { calls: vec![call("call_a", "f", "{\"a\":1}"), call("call_b", "g", "{}")], usage }));
+        assert_eq!(
+            reply,
+            Ok(Reply { calls: vec![call("call_a", "f", "{\"a\":1}"), call("call_b", "g", "{}")], usage })
+        );
     }
 
     #[test]
@@ -329,9 +332,12 @@ mod tests {
 
     #[test]
     fn endless_calls_are_refused() {
-        let calls: Vec<Value> = (0..17).map(|n| json!({"index": n, "id": format!("c{n}"), "function": {"name": "f"}})).collect();
+        let calls: Vec<Value> =
+            (0..17).map(|n| json!({"index": n, "id": format!("c{n}"), "function": {"name": "f"}})).collect();
         assert!(matches!(answer(&[delta(json!({"tool_calls": calls}))]).1, Err(Complaint::Unusable(_))));
-        let long = delta(json!({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "x".repeat(70_000)}}]}));
+        let long = delta(
+            json!({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "x".repeat(70_000)}}]}),
+        );
         assert!(matches!(answer(&[long]).1, Err(Complaint::Unusable(_))));
     }
 

@@ -91,7 +91,9 @@ impl Service {
 
     pub async fn ask(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> Result<Reply, Failure> {
         match self.named.vendor {
-            Vendor::Anthropic => self.run(anthropic::body(&self.named, prompt), anthropic::Reader::default(), out).await,
+            Vendor::Anthropic => {
+                self.run(anthropic::body(&self.named, prompt), anthropic::Reader::default(), out).await
+            }
             Vendor::Gemini => self.run(gemini::body(&self.named, prompt), gemini::Reader::default(), out).await,
             _ => self.run(openai::body(&self.named, prompt), openai::Reader::default(), out).await,
         }
@@ -180,7 +182,8 @@ impl Service {
         // given up in the middle, the connection is closed
         self.touched(None);
         loop {
-            let request = self.ctx.outgoing.vendors.post(self.url.clone()).headers(self.headers.clone()).body(body.clone());
+            let request =
+                self.ctx.outgoing.vendors.post(self.url.clone()).headers(self.headers.clone()).body(body.clone());
             let sent = tokio::time::timeout(self.timeout, request.send()).await;
             let (fault, wait) = match sent {
                 Err(_) => {
@@ -317,7 +320,13 @@ pub(super) fn stopped(reason: &str, spoke: bool) -> Result<(), Complaint> {
             Ok(())
         }
         "error" => Err(Complaint::Told("the server behind it failed".to_owned())),
-        "content_filter" | "refusal" | "safety" | "recitation" | "blocklist" | "prohibited_content" | "spii"
+        "content_filter"
+        | "refusal"
+        | "safety"
+        | "recitation"
+        | "blocklist"
+        | "prohibited_content"
+        | "spii"
         | "malformed_function_call"
             if !spoke =>
         {
@@ -346,10 +355,39 @@ impl Strange {
     }
 }
 
+/// What a fuzzer calls: the text and the end of an answer that arrives in `pieces`, in words.
+#[doc(hidden)]
+pub fn fuzz(vendor: u8, pieces: &[&[u8]]) -> String {
+    fn read<R: Reader>(mut reader: R, pieces: &[&[u8]]) -> String {
+        let (mut events, mut text, mut wrong) = (Events::new(MAX_EVENT), String::new(), None);
+        let mut found = |event: Event<'_>| {
+            if wrong.is_none() {
+                wrong = reader.event(event, &mut text).err();
+            }
+        };
+        let read = pieces.iter().try_for_each(|piece| events.push(piece, &mut found));
+        let read = read.and_then(|()| events.finish(&mut found));
+        match (read, wrong) {
+            (Err(error), _) => format!("{text} {error}"),
+            (_, Some(wrong)) => format!("{text} {wrong:?}"),
+            // identities of calls may be our own, new ones
+            _ => format!("{text} {:?}", reader.finish().map(|reply| reply.calls.len())),
+        }
+    }
+    match vendor % 3 {
+        0 => read(openai::Reader::default(), pieces),
+        1 => read(anthropic::Reader::default(), pieces),
+        _ => read(gemini::Reader::default(), pieces),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
-    use super::{super::{Tool, ToolCall}, *};
+    use super::{
+        super::{Tool, ToolCall},
+        *,
+    };
     use crate::agent::service::{Kind, Provider, Providers, vendor_of};
 
     /// A service with a key.

@@ -25,6 +25,7 @@ pub fn context(rate: Rate) -> agent::Context {
         call: CallId::new(),
         uuid: Uuid::parse_str(UUID).unwrap(),
         rate,
+        about: Arc::default(),
         config: Arc::default(),
         rules: Arc::default(),
         outgoing: Outgoing::with_proxies(tls, limit, Matcher::builder().build()).unwrap(),

@@ -5,6 +5,7 @@ pub mod ari;
 pub mod cascade;
 pub mod connector;
 pub mod gateway;
+pub mod language_model;
 pub mod log;
 pub mod postgres;
 pub mod receiver;

@@ -108,6 +108,7 @@ impl Conductor {
     }
 
     pub(super) fn caller_speaks(&mut self) {
+        self.warm();
         let caller = &mut self.caller;
         (caller.speaks, caller.pauses, caller.flushed, caller.flush_at) = (true, false, false, None);
         if caller.debounce.is_some() {

@@ -9,6 +9,8 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use self::{
     caller::Caller,
@@ -24,6 +26,7 @@ use crate::{
         Context,
         health::{Failure, Health, Report, Service},
         llm::Llm,
+        prompt::SystemPrompt,
         retry::fault,
         stt::{Heard, Order},
         tts::Tts,
@@ -81,6 +84,7 @@ pub struct Conductor {
     bad_turns: u32,
     troubled: Vec<Service>,
     finish_by: Option<Instant>,
+    warming: Option<AbortOnDropHandle<()>>,
 }
 
 impl Conductor {
@@ -98,11 +102,16 @@ impl Conductor {
                 return;
             }
         };
-        let account = Arc::new(Account::new(History::new(ctx.rate, services.greeting.clone())));
+        // without a prompt the greeting is what the model is told, as AVR has it
+        let prompt = SystemPrompt::new(ctx.clone(), matches!(llm, Llm::Vendor(_)));
+        let prompted = prompt.is_some();
+        let system = services.greeting.clone().filter(|_| !prompted);
+        let account = Arc::new(Account::new(History::new(ctx.rate, system)));
         let speaker = Arc::new(Speaker {
             ctx: ctx.clone(),
             llm,
             tts,
+            prompt,
             account: Arc::clone(&account),
             out: wiring.out.clone(),
             health: health(Service::Tts),
@@ -120,14 +129,28 @@ impl Conductor {
             lost: 0,
             caller: Caller::new(services.asr.streams()),
             running: None,
-            sayings: services.greeting.map(|text| Saying { text, shown: false, protect }).into_iter().collect(),
+            sayings: services.greeting.map(|text| Saying { text, shown: prompted, protect }).into_iter().collect(),
             queued: None,
             bad_turns: 0,
             troubled: Vec::new(),
             finish_by: None,
+            warming: None,
         };
+        conductor.warm();
         conductor.run().await;
         conductor.end().await;
+    }
+
+    /// Has what the next question needs prepared while the caller speaks.
+    fn warm(&mut self) {
+        if self.warming.as_ref().is_some_and(|warming| !warming.is_finished()) {
+            return;
+        }
+        let speaker = Arc::clone(&self.speaker);
+        let work = async move {
+            tokio::join!(speaker.llm.warm(), speaker.prompt.get());
+        };
+        self.warming = Some(AbortOnDropHandle::new(tokio::spawn(work.in_current_span())));
     }
 
     async fn run(&mut self) {
