@@ -22,7 +22,7 @@ use super::{
     webhooks::guard,
 };
 use crate::{
-    call::{Begun, Collect, Digit, Origination, Outbound, Refusal, Refused, Request, Say, Target},
+    call::{Attended, Begun, Collect, Digit, Origination, Outbound, Refusal, Refused, Request, Say, Target},
     session::Announcements,
 };
 
@@ -88,26 +88,38 @@ struct Placed {
     metadata: Map<String, Value>,
 }
 
+/// How long the key is waited for by which somebody takes a caller, in s.
+const ACCEPT_S: u32 = 15;
 /// Longest number.
 const MAX_NUMBER: usize = 64;
 /// Longest key of a request.
 const MAX_KEY: usize = 255;
 
-/// Reads a call that is to be made, and what is to be known about it.
-fn placed(body: &[u8], key: Option<String>) -> Result<(Outbound, Map<String, Value>), String> {
-    let Placed { to, via, pbx, caller_id, timeout_s, uuid, metadata } =
-        serde_json::from_slice(body).map_err(|reason| unread(&reason))?;
+/// It becomes part of a dial string: nothing in it may mean anything there.
+fn check_number(to: &str) -> Result<(), String> {
     let is_number = |c: char| c.is_ascii_alphanumeric() || "+*#._-".contains(c);
-    // it becomes part of a dial string: nothing in it may mean anything there
     if to.is_empty() || to.len() > MAX_NUMBER || !to.chars().all(is_number) {
         return Err(format!("\"to\" is a number of at most {MAX_NUMBER} characters: digits, letters and + * # . _ -"));
     }
-    if caller_id.as_deref().is_some_and(|id| id.len() > 256 || id.chars().any(char::is_control)) {
+    Ok(())
+}
+
+fn check_dialling(caller_id: Option<&str>, timeout_s: Option<u32>) -> Result<(), String> {
+    if caller_id.is_some_and(|id| id.len() > 256 || id.chars().any(char::is_control)) {
         return Err("\"caller_id\" is one line, e.g. \"Hark <2000>\"".to_owned());
     }
     if timeout_s.is_some_and(|seconds| !(1..=600).contains(&seconds)) {
         return Err("\"timeout_s\" is from 1 to 600".to_owned());
     }
+    Ok(())
+}
+
+/// Reads a call that is to be made, and what is to be known about it.
+fn placed(body: &[u8], key: Option<String>) -> Result<(Outbound, Map<String, Value>), String> {
+    let Placed { to, via, pbx, caller_id, timeout_s, uuid, metadata } =
+        serde_json::from_slice(body).map_err(|reason| unread(&reason))?;
+    check_number(&to)?;
+    check_dialling(caller_id.as_deref(), timeout_s)?;
     if key.as_deref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
         return Err(format!("Idempotency-Key has 1 to {MAX_KEY} characters"));
     }
@@ -153,6 +165,48 @@ struct Transfer {
     context: Option<String>,
     priority: Option<Text>,
     refer: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Attend {
+    to: String,
+    via: Option<String>,
+    caller_id: Option<String>,
+    timeout_s: Option<u32>,
+    announce: Option<String>,
+    play: Option<String>,
+    accept: Option<char>,
+    accept_s: Option<u32>,
+    #[serde(default = "yes")]
+    music: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Attend {
+    fn checked(self) -> Result<Attended, String> {
+        let Self { to, via, caller_id, timeout_s, announce, play, accept, accept_s, music } = self;
+        check_number(&to)?;
+        check_dialling(caller_id.as_deref(), timeout_s)?;
+        if announce.as_ref().is_some_and(|text| text.len() > MAX_TEXT) {
+            return Err(format!("\"announce\" is a text of at most {MAX_TEXT} bytes"));
+        }
+        if play
+            .as_ref()
+            .is_some_and(|media| !media.contains(':') || media.len() > 256 || media.chars().any(char::is_control))
+        {
+            return Err("\"play\" is something that Asterisk can play, e.g. \"sound:transfer\"".to_owned());
+        }
+        let accept_s = accept_s.unwrap_or(ACCEPT_S);
+        if !(1..=120).contains(&accept_s) {
+            return Err("\"accept_s\" is from 1 to 120".to_owned());
+        }
+        let accept = accept.map(Digit::try_from).transpose().map_err(|error| error.to_string())?;
+        Ok(Attended { to, via, caller_id, timeout_s, announce, play, accept, accept_s, music })
+    }
 }
 
 #[derive(Deserialize)]
@@ -217,7 +271,7 @@ fn unread(reason: &serde_json::Error) -> String {
     format!("the body is not what this needs: {cut}{}", if cut.len() < reason.len() { "…" } else { "" })
 }
 
-const ACTIONS: &str = "hangup, transfer, say, mute, hold, music, dtmf, collect, variable or recording";
+const ACTIONS: &str = "hangup, transfer, attend, say, mute, hold, music, dtmf, collect, variable or recording";
 
 /// Reads what is asked.
 fn request(action: &str, body: &[u8]) -> Result<Request, String> {
@@ -245,6 +299,7 @@ fn request(action: &str, body: &[u8]) -> Result<Request, String> {
                 );
             }
         },
+        "attend" => Request::Attend(of::<Attend>(body)?.checked()?),
         "say" => {
             let Words { text, protect } = of(body)?;
             if text.trim().is_empty() || text.len() > MAX_TEXT {

@@ -3,18 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::outbound::Outbounds;
+use super::outbound::{self, Outbounds};
 use crate::{
     api::{Control, Later},
     asterisk::{
         ami::{self, Ami},
-        ari::{self, ControlError},
+        ari::{self, Consulted, Consulting, ControlError, Decision},
     },
-    call::{Begun, CallId, Command, Digit, EndReason, Origination, Outbound, Refusal, Refused, Request, Target},
+    call::{
+        Attended, Begun, CallId, Command, Digit, EndReason, Origination, Outbound, Refusal, Refused, Request, Say,
+        Target,
+    },
     session::{Entry, Registry},
 };
 
@@ -49,6 +52,29 @@ impl Found {
                 "the call has too many orders to carry out, or is ending; try again".to_owned(),
             )
         })
+    }
+
+    /// Nobody else gives the caller away or hangs up.
+    fn giving(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Refused> {
+        self.entry.giving.try_lock().map_err(|_| {
+            let message = "the caller is being given away or hung up already: wait for that".to_owned();
+            refused(Refusal::Busy, "call.busy", message)
+        })
+    }
+
+    /// Waits until the agent has finished its sentence; from then on it neither hears nor says anything.
+    async fn hand_over(&self, reason: EndReason) -> Result<(), Refused> {
+        self.tell(Command::HandOver(reason))?;
+        let heard = async {
+            tokio::select! {
+                () = self.entry.heard_out.notified() => true,
+                () = self.entry.commands.closed() => false,
+            }
+        };
+        match timeout(HEARD_OUT, heard).await {
+            Ok(false) => Err(refused(Refusal::NoCall, "call.ended", "the call ended meanwhile".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until the call has ended; `false`: it has not in this time.
@@ -87,6 +113,11 @@ impl Controls {
                 let order = async { Ok(self.pbxs.order(uuid, ari::Order::Redirect(endpoint.clone())).await?) };
                 let taken = self.given_away(&call, EndReason::Transferred, REFERRED, order).await;
                 tell(&call, taken, &format!("referred to {endpoint:?}"))
+            }
+            Request::Attend(attended) => {
+                let whom = attended.to.clone();
+                let taken = self.attended(&call, attended).await;
+                tell(&call, taken, &format!("taken by {whom:?}"))
             }
             Request::Say(say) => call.tell(Command::Say(say)),
             Request::Mute(on) => call.tell(Command::Mute(on)),
@@ -136,20 +167,8 @@ impl Controls {
         limit: Duration,
         order: impl Future<Output = Result<(), Refused>>,
     ) -> Result<(), Refused> {
-        let _alone = call.entry.giving.try_lock().map_err(|_| {
-            let message = "the caller is being given away or hung up already: wait for that".to_owned();
-            refused(Refusal::Busy, "call.busy", message)
-        })?;
-        call.tell(Command::HandOver(reason))?;
-        let heard = async {
-            tokio::select! {
-                () = call.entry.heard_out.notified() => true,
-                () = call.entry.commands.closed() => false,
-            }
-        };
-        if !timeout(HEARD_OUT, heard).await.unwrap_or(true) {
-            return Err(refused(Refusal::NoCall, "call.ended", "the call ended meanwhile".to_owned()));
-        }
+        let _alone = call.giving()?;
+        call.hand_over(reason).await?;
         let done = order.await;
         if done.is_ok() && call.ended_within(limit).await {
             return Ok(());
@@ -162,6 +181,73 @@ impl Controls {
             limit.as_secs()
         );
         Err(refused(Refusal::Failed, "call.not_taken", message))
+    }
+
+    /// Asks somebody whether they take the caller; they and the agent are together meanwhile. Unless they do, the caller is back with the agent.
+    async fn attended(&self, call: &Found, attended: Attended) -> Result<(), Refused> {
+        let asked = self.outbounds.asked(&attended)?;
+        let _alone = call.giving()?;
+        call.hand_over(EndReason::CallerHangup).await?;
+        let result = match self.pbxs.consult(call.entry.uuid, asked) {
+            Ok(consulting) => self.asking(call, &attended, consulting).await,
+            Err(reason) => Err(reason.into()),
+        };
+        if result.is_err() {
+            // full or gone: then it ends by itself
+            let _ = call.tell(Command::TakeBack(None));
+        }
+        result
+    }
+
+    async fn asking(&self, call: &Found, attended: &Attended, consulting: Consulting) -> Result<(), Refused> {
+        let Consulting { mut told, decide } = consulting;
+        let over = || refused(Refusal::NoCall, "call.ended", "the call ended meanwhile".to_owned());
+        let back = |answered, cause| if answered { not_taken() } else { outbound::not_answered(cause) };
+        match told.recv().await {
+            Some(Consulted::Answered) => {}
+            Some(Consulted::Back { answered, cause }) => return Err(back(answered, cause)),
+            _ => return Err(over()),
+        }
+        let words = attended.announce.clone().unwrap_or_default();
+        let speaks = !words.trim().is_empty();
+        if speaks {
+            call.tell(Command::Announce(Say { text: words, protect: true }))?;
+        }
+        let said = async {
+            if speaks {
+                let _ = timeout(HEARD_OUT, call.entry.heard_out.notified()).await;
+            }
+        };
+        let patience = Duration::from_secs(attended.accept_s.into());
+        let late = async {
+            said.await;
+            if attended.accept.is_some() {
+                sleep(patience).await;
+            }
+        };
+        tokio::pin!(late);
+        let joins = loop {
+            tokio::select! { biased;
+                step = told.recv() => match step {
+                    Some(Consulted::Key(key)) => if let Some(accept) = attended.accept {
+                        break key == accept.as_char();
+                    },
+                    Some(Consulted::Back { answered, cause }) => return Err(back(answered, cause)),
+                    _ => return Err(over()),
+                },
+                () = &mut late => break attended.accept.is_none(),
+            }
+        };
+        // gone: so is the call
+        let _ = decide.try_send(if joins { Decision::Join } else { Decision::Return });
+        loop {
+            match told.recv().await {
+                Some(Consulted::Joined) => return call.tell(Command::Hangup(EndReason::Transferred)),
+                Some(Consulted::Key(_) | Consulted::Answered) => {}
+                Some(Consulted::Back { answered, cause }) => return Err(back(answered, cause)),
+                Some(Consulted::Over) | None => return Err(over()),
+            }
+        }
     }
 
     async fn transfer(&self, uuid: Uuid, target: Target) -> Result<(), Refused> {
@@ -286,6 +372,11 @@ fn no_such_place(name: &str) -> Refused {
         "the PBX has no {name} (context,extension,priority) in its dialplan: `dialplan show` lists what there is"
     );
     refused(Refusal::Impossible, "call.no_such_place", message)
+}
+
+fn not_taken() -> Refused {
+    let message = "who was asked does not take the caller, who is back with the agent".to_owned();
+    refused(Refusal::Failed, "call.attended.declined", message)
 }
 
 fn unknown_channel(uuid: Uuid) -> Refused {

@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::announced::Announced;
 use crate::{
     api,
-    asterisk::ari::{self, Cause, Dial, Progress},
-    call::{Begun, CallEvent, CallId, CallStatus, Envelope, EventId, Outbound, Refusal, Refused, Status},
+    asterisk::ari::{self, Asked, Cause, Dial, Progress},
+    call::{Attended, Begun, CallEvent, CallId, CallStatus, Envelope, EventId, Outbound, Refusal, Refused, Status},
     config,
     session::Announcements,
 };
@@ -141,19 +141,30 @@ impl Outbounds {
         }
     }
 
-    fn endpoint(&self, order: &Outbound) -> Result<String, Refused> {
-        let via = order.via.as_deref().unwrap_or("default");
+    /// Whom to call, and how, where somebody is asked whether they take a caller.
+    pub fn asked(&self, attended: &Attended) -> Result<Asked, Refused> {
+        Ok(Asked {
+            endpoint: self.endpoint(&attended.to, attended.via.as_deref())?,
+            caller_id: attended.caller_id.clone().or_else(|| self.config.caller_id.clone()).unwrap_or_default(),
+            timeout_s: attended.timeout_s.unwrap_or(self.config.timeout_s),
+            music: attended.music,
+            play: attended.play.clone(),
+        })
+    }
+
+    fn endpoint(&self, to: &str, via: Option<&str>) -> Result<String, Refused> {
+        let via = via.unwrap_or("default");
         let template = self.config.dial.get(via).ok_or_else(|| {
             let message = format!(
                 "outbound.dial has no {via:?}: write how to dial into [outbound.dial], e.g. default = \"PJSIP/{{to}}@trunk\""
             );
             refused(Refusal::Impossible, "outbound.via", message)
         })?;
-        Ok(template.replace("{to}", &order.to))
+        Ok(template.replace("{to}", to))
     }
 
     async fn begin(&self, order: Outbound, mut about: Map<String, Value>) -> Result<Begun, Refused> {
-        let endpoint = self.endpoint(&order)?;
+        let endpoint = self.endpoint(&order.to, order.via.as_deref())?;
         let (call, uuid) = (CallId::new(), order.uuid.unwrap_or_else(Uuid::new_v4));
         let caller_id = order.caller_id.clone().or_else(|| self.config.caller_id.clone()).unwrap_or_default();
         about.entry("from").or_insert_with(|| caller_id.as_str().into());
@@ -261,6 +272,16 @@ fn outcome(cause: Option<Cause>) -> CallStatus {
         (487, _) | (0, 16) => CallStatus::Canceled,
         _ => CallStatus::Failed,
     }
+}
+
+/// Why somebody who was asked did not answer.
+pub(super) fn not_answered(cause: Option<Cause>) -> Refused {
+    let (code, what) = match outcome(cause) {
+        CallStatus::Busy => ("call.attended.busy", "is busy"),
+        CallStatus::NoAnswer | CallStatus::Canceled => ("call.attended.no_answer", "does not answer"),
+        _ => ("call.attended.failed", "cannot be reached (the number, or the trunk)"),
+    };
+    refused(Refusal::Failed, code, format!("who was asked {what}; the caller is back with the agent"))
 }
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {

@@ -181,6 +181,9 @@ pub enum Command {
     /// The PBX is to take the caller away: once what the agent is saying has been heard, [`Output::HeardOut`]; until
     /// [`Command::TakeBack`] the agent neither hears nor says anything more. The reason is the call's when the leg is gone then.
     HandOver(EndReason),
+    /// Between [`Output::HeardOut`] and [`Command::TakeBack`]: somebody else is at the leg in the caller's place, and the agent speaks this to them;
+    /// [`Output::HeardOut`] again once it has been heard. Their keys are not the caller's.
+    Announce(Say),
     /// The caller was not given away: the agent goes on, with this.
     TakeBack(Option<Say>),
     /// Send keys to the caller's side, as tones in the audio.

@@ -28,6 +28,6 @@ pub use link::{
 };
 pub use machine::{Call, Mode, Setup, Stats};
 pub use playout::Budget;
-pub use request::{Begun, Origination, Outbound, Refusal, Refused, Request, Target};
+pub use request::{Attended, Begun, Origination, Outbound, Refusal, Refused, Request, Target};
 pub use tape::{Sink, Tap, Tape};
 pub use turn::{Ending, Lexicon, Rules, VOICE_MS, Weight, languages};

@@ -16,6 +16,8 @@ pub enum Request {
     },
     /// Give the caller to a place in the PBX's dialplan: the PBX owns the call again.
     Transfer(Target),
+    /// Ask somebody whether they take the caller, who waits meanwhile (attended transfer).
+    Attend(Attended),
     /// Have the caller's telephone call somebody else (SIP REFER), e.g. `PJSIP/sip:operator@pbx`.
     Refer(String),
     /// Have the agent say something.
@@ -43,6 +45,29 @@ pub struct Target {
     pub exten: String,
     /// Priority or label; `None`: 1.
     pub priority: Option<String>,
+}
+
+/// Somebody who is asked whether they take a caller.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attended {
+    /// The number.
+    pub to: String,
+    /// The name of the dial string; `None`: `default`.
+    pub via: Option<String>,
+    /// Caller id; `None`: as the settings say.
+    pub caller_id: Option<String>,
+    /// How long it rings, in s; `None`: as the settings say.
+    pub timeout_s: Option<u32>,
+    /// What the agent tells them when they answer.
+    pub announce: Option<String>,
+    /// What Asterisk plays to them, e.g. `sound:transfer`.
+    pub play: Option<String>,
+    /// The key by which they take the caller; any other refuses. `None`: whoever answers takes them.
+    pub accept: Option<Digit>,
+    /// How long that key is waited for, in s, once everything has been said.
+    pub accept_s: u32,
+    /// The caller hears music on hold; else ringing.
+    pub music: bool,
 }
 
 /// A call that the PBX is to make between a channel and a place of its dialplan.

@@ -42,7 +42,7 @@ pub async fn post_with(http: SocketAddr, path: &str, header: &str, body: &Value)
 }
 
 /// Why the call ended, as its report says.
-async fn reason(hark: &Hark, uuid: Uuid) -> Value {
+pub async fn reason(hark: &Hark, uuid: Uuid) -> Value {
     let is_report = |event: &Value| event["type"] == "call_completed";
     let events = hark.events(uuid, |events| events.iter().any(is_report)).await;
     events.into_iter().find(is_report).expect("it was waited for")["payload"]["reason"].clone()

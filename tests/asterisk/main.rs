@@ -9,6 +9,7 @@ mod announce;
 mod ari;
 mod ari_control;
 mod ari_faults;
+mod attended;
 mod bench_call;
 mod calls;
 mod control;

@@ -315,11 +315,14 @@ impl Shared {
             Kind::ChannelStateChange { channel, state } if state == "Ringing" => {
                 self.update(&channel, |state| state.ringing = true);
             }
+            Kind::ChannelDtmfReceived { channel, digit, .. } => {
+                self.update(&channel, |state| state.keys = (state.keys.0.wrapping_add(1), digit.chars().next()));
+            }
             Kind::BridgeDestroyed { bridge } => self.update(&bridge, |state| state.left = true),
             Kind::ChannelUserevent { name } => proof.seen(&name),
             Kind::ApplicationReplaced => return true,
             Kind::Unknown { .. } => self.stats.events_unknown.inc(),
-            // of no meaning to a call through AudioSocket, which brings digits by itself
+            // of no meaning here
             _ => {}
         }
         false

@@ -9,6 +9,9 @@ const MEDIA: &str = "-media";
 /// What a bridge's identity ends in.
 const BRIDGE: &str = "-bridge";
 
+/// What the identity of somebody who is called ends in.
+const CALLED: &str = "-called";
+
 /// Who makes identities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Maker {
@@ -47,7 +50,7 @@ impl Maker {
     /// Identities for a new call.
     pub fn ids(&self) -> Ids {
         let stem = format!("hark-{}-{}-{}", self.app, self.process, Uuid::now_v7().simple());
-        Ids { media: format!("{stem}{MEDIA}"), bridge: format!("{stem}{BRIDGE}"), called: format!("{stem}-called") }
+        Ids { media: format!("{stem}{MEDIA}"), bridge: format!("{stem}{BRIDGE}"), called: format!("{stem}{CALLED}") }
     }
 
     /// Whose `id` is.
@@ -63,6 +66,11 @@ impl Maker {
             _ => Owner::Stranger,
         }
     }
+}
+
+/// Whether a channel is that of somebody who was called.
+pub(super) fn is_called(channel: &str) -> bool {
+    channel.ends_with(CALLED)
 }
 
 /// The media channel that belongs to a bridge.

@@ -7,6 +7,7 @@
 
 mod client;
 mod config;
+mod consult;
 mod control;
 mod error;
 mod ids;
@@ -30,6 +31,7 @@ pub use self::wire::Cause;
 pub use self::{
     client::{Client, Started},
     config::{After, Config, Endpoint, Media, MediaFormat, Pbx},
+    consult::{Asked, Consulted, Consulting, Decision},
     control::{Control, ControlError, Order},
     error::Error,
     outbound::{Dial, Progress},

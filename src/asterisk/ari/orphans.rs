@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::{
     Error,
     client::Shared,
-    ids::{Owner, media_of},
+    ids::{Owner, is_called, media_of},
     rest::Target,
     wire::{Bridge, Channel},
 };
@@ -87,23 +87,43 @@ impl Found {
             || self.bridges.iter().any(|bridge| bridge.id == id)
     }
 
+    /// Whether a bridge is in use: its media channel lives, or a caller is there together with who took them, whom no gateway is needed for.
+    fn is_used(&self, bridge: &Bridge) -> bool {
+        self.has_channel(&media_of(&bridge.id)) || bridge.channels.len() >= 2
+    }
+
     /// Bridges of ours that no call has.
     fn bridges(&self, shared: &Shared) -> Vec<String> {
         let is_left = |bridge: &&Bridge| match shared.maker.owner(&bridge.id) {
             Owner::Us => true,
-            Owner::Namesake => !self.has_channel(&media_of(&bridge.id)),
+            Owner::Namesake => !self.is_used(bridge),
             Owner::Stranger => false,
         };
         let left = self.bridges.iter().filter(is_left).map(|bridge| bridge.id.clone());
         left.filter(|id| shared.registry.state(id).is_none()).collect()
     }
 
+    /// Who is in a bridge of a process beside us, or of one before us that needs it no more.
+    fn served(&self, shared: &Shared) -> HashSet<&String> {
+        let beside = |bridge: &&Bridge| shared.maker.owner(&bridge.id) == Owner::Namesake && self.is_used(bridge);
+        self.bridges.iter().filter(beside).flat_map(|bridge| &bridge.channels).collect()
+    }
+
+    /// Those whom a process before us has called, and who have answered and are alone.
+    fn called(&self, shared: &Shared) -> Vec<String> {
+        let served = self.served(shared);
+        let is_left = |channel: &&Channel| {
+            shared.maker.owner(&channel.id) == Owner::Namesake
+                && is_called(&channel.id)
+                && channel.state == "Up"
+                && !served.contains(&channel.id)
+        };
+        self.channels.iter().filter(is_left).map(|channel| channel.id.clone()).collect()
+    }
+
     /// Callers in our application whom no call has, here or in a process beside us.
     fn callers(&self, shared: &Shared) -> Vec<String> {
-        let beside = |bridge: &&Bridge| {
-            shared.maker.owner(&bridge.id) == Owner::Namesake && self.has_channel(&media_of(&bridge.id))
-        };
-        let served: HashSet<&String> = self.bridges.iter().filter(beside).flat_map(|bridge| &bridge.channels).collect();
+        let served = self.served(shared);
         let is_left = |channel: &&Channel| {
             self.is_in(&shared.pbx.app, channel)
                 && shared.maker.owner(&channel.id) == Owner::Stranger
@@ -129,10 +149,14 @@ async fn look(shared: &Arc<Shared>) -> Result<(), Error> {
     for id in found.channels.iter().map(|channel| channel.id.as_str()).filter(is_left) {
         end(shared, "media channel", id, shared.rest.hang_up(id, None).await);
     }
-    let (bridges, callers) = (found.bridges(shared), found.callers(shared));
-    if !bridges.is_empty() || !callers.is_empty() {
+    let (bridges, callers, called) = (found.bridges(shared), found.callers(shared), found.called(shared));
+    if !bridges.is_empty() || !callers.is_empty() || !called.is_empty() {
         sleep(ON_ITS_WAY).await;
         let found = ask(shared).await?;
+        let still = found.called(shared);
+        for id in called.iter().filter(|id| still.contains(id)) {
+            end(shared, "called channel", id, shared.rest.hang_up(id, None).await);
+        }
         let still = found.bridges(shared);
         for id in bridges.iter().filter(|id| still.contains(id)) {
             end(shared, "bridge", id, shared.rest.destroy_bridge(id).await);

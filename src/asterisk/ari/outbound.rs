@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{Control, ControlError, client::Shared, registry::State, rest::Origin, stasis, wire::Cause};
 
 /// Asterisk ends what rings too long; where it says nothing of it, it is ended this long after.
-const SLACK: Duration = Duration::from_secs(10);
+pub(super) const SLACK: Duration = Duration::from_secs(10);
 
 /// Whom to call, and how.
 #[derive(Debug, Clone)]
@@ -106,7 +106,7 @@ impl Control {
 }
 
 /// Until they have answered, or will not.
-async fn ring(
+pub(super) async fn ring(
     shared: &Shared,
     called: &super::registry::Watched,
     limit: Duration,

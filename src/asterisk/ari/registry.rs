@@ -6,10 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::wire::Cause;
+use super::{consult::Consult, wire::Cause};
 
 /// How a channel or bridge stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,19 +24,21 @@ pub(super) struct State {
     pub left: bool,
     /// Why it is gone, once known.
     pub cause: Option<Cause>,
+    /// How many keys were pressed there, and the last one.
+    pub keys: (u32, Option<char>),
 }
 
 /// A live call that came through the application.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Placed {
     /// Its UUID on the wire.
     pub uuid: Uuid,
     /// The caller's channel.
     pub caller: String,
-    /// The media channel.
-    pub media: String,
     /// The bridge.
     pub bridge: String,
+    /// Takes orders to ask somebody whether they take the caller.
+    pub asks: mpsc::Sender<Consult>,
 }
 
 /// The channels and bridges that somebody watches.
@@ -210,8 +212,8 @@ mod tests {
         let placed = |n: u128| Placed {
             uuid: Uuid::from_u128(n),
             caller: n.to_string(),
-            media: String::new(),
             bridge: String::new(),
+            asks: mpsc::channel(1).0,
         };
         let places = [1, 1, 2].map(|n| registry.place(placed(n)));
         assert_eq!((registry.find(Uuid::from_u128(1)).len(), registry.calls()), (2, 3));

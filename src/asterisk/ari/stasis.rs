@@ -3,16 +3,23 @@
 //! Asterisk takes nothing down by itself: a caller who hangs up leaves the media channel, a media channel that ends leaves the caller in
 //! the bridge. Until the media channel is there the caller is not answered, so that a gateway that cannot serve costs them nothing.
 
+mod asking;
+
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 use uuid::Uuid;
 
+use self::asking::Then;
 use super::{
     Error,
     client::Shared,
     config::{After, Media, MediaFormat},
+    consult::Consult,
     ids::Ids,
     metadata::{self, Wanted},
     registry::{Placed, State, Watched},
@@ -81,6 +88,8 @@ struct Call {
     begun: bool,
     /// What becomes of the caller when the agent has finished.
     after: After,
+    /// Orders to ask somebody whether they take the caller.
+    asked: mpsc::Receiver<Consult>,
 }
 
 /// Serves a caller who has entered the application until nothing of the call is left.
@@ -90,10 +99,11 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
     let ids = shared.maker.ids();
     let span = info_span!("ari", pbx = shared.name, %uuid, caller = channel.id);
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
-    let place =
-        shared.registry.place(Placed { uuid, caller: channel.id.clone(), media: ids.media, bridge: ids.bridge });
+    let (asks, asked) = mpsc::channel(1);
+    let placed = Placed { uuid, caller: channel.id.clone(), bridge: ids.bridge, asks };
+    let place = shared.registry.place(placed);
     let after = shared.pbx.after;
-    let mut call = Call { shared, uuid, channel, caller, media, bridge, announced: false, begun: false, after };
+    let mut call = Call { shared, uuid, channel, caller, media, bridge, announced: false, begun: false, after, asked };
     async move {
         match call.set_up(wanted).await {
             Ok(()) => call.live().await,
@@ -109,11 +119,14 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
 /// Serves somebody whom we have called, who is known to whoever takes calls, and has answered.
 pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, called: Watched) {
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
-    let place = shared.registry.place(Placed { uuid, caller: called.id.clone(), media: ids.media, bridge: ids.bridge });
+    let (asks, asked) = mpsc::channel(1);
+    let placed = Placed { uuid, caller: called.id.clone(), bridge: ids.bridge, asks };
+    let place = shared.registry.place(placed);
     let (channel, format) = (Channel::default(), shared.pbx.format);
     // nobody's dialplan goes on behind a call of ours
     let after = After::Hangup;
-    let mut call = Call { shared, uuid, channel, caller: called, media, bridge, announced: true, begun: false, after };
+    let (announced, begun) = (true, false);
+    let mut call = Call { shared, uuid, channel, caller: called, media, bridge, announced, begun, after, asked };
     match call.connect(format, None).await {
         Ok(()) => call.live().await,
         Err(fault) => call.failed(&fault).await,
@@ -219,11 +232,20 @@ impl Call {
     }
 
     /// Until somebody goes.
-    async fn live(&self) {
-        tokio::select! { biased;
-            _ = self.caller.left() => debug!("the caller is gone"),
-            _ = self.media.left() => debug!("the media channel has ended"),
-            _ = self.bridge.left() => warn!(code = "ari.bridge.destroyed", "somebody else destroyed the bridge of this call"),
+    async fn live(&mut self) {
+        loop {
+            tokio::select! { biased;
+                _ = self.caller.left() => return debug!("the caller is gone"),
+                _ = self.media.left() => return debug!("the media channel has ended"),
+                _ = self.bridge.left() => {
+                    return warn!(code = "ari.bridge.destroyed", "somebody else destroyed the bridge of this call");
+                }
+                Some(consult) = self.asked.recv() => {
+                    if self.ask(consult).await == Then::Over {
+                        return;
+                    }
+                }
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{APOLOGY, BURST, Call, MOST_PROTECTED, State, UNREACHABLE_WITHIN};
+use super::{APOLOGY, BURST, Call, Farewell, MOST_PROTECTED, State, UNREACHABLE_WITHIN};
 use crate::call::{AgentEvent, CallEvent, Edge, EndReason, Output, Role, UtteranceId};
 
 impl Call {
@@ -14,8 +14,8 @@ impl Call {
                 } else if self.takes_speech() {
                     self.agent_spoke = true;
                     self.thinking = None;
-                    if let Some(farewell) = &mut self.farewell {
-                        farewell.begun = true;
+                    if let Some(words) = self.last_words() {
+                        words.begun = true;
                     }
                     self.latency.audio(now);
                     self.playout.push(utterance, samples);
@@ -49,8 +49,8 @@ impl Call {
                 self.thinking = None;
                 self.settled();
                 self.turn_done = true;
-                if let Some(farewell) = self.farewell.as_mut().filter(|farewell| farewell.begun) {
-                    farewell.whole = true;
+                if let Some(words) = self.last_words().filter(|words| words.begun) {
+                    words.whole = true;
                 }
             }
             AgentEvent::Speech(Edge::Interrupted) => {
@@ -83,7 +83,15 @@ impl Call {
     }
 
     fn takes_speech(&self) -> bool {
-        !self.agent_gone && matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. })
+        !self.agent_gone && (matches!(self.state, State::Live | State::Draining { .. }) || self.is_away())
+    }
+
+    /// What the agent was told to say, and whose end somebody waits for.
+    const fn last_words(&mut self) -> Option<&mut Farewell> {
+        match &mut self.state {
+            State::Announcing { words, .. } => Some(words),
+            _ => self.farewell.as_mut(),
+        }
     }
 
     fn agent_failed(&mut self, now: Instant, out: &mut Vec<Output>) {
@@ -105,7 +113,7 @@ impl Call {
                     self.playout.end(latest);
                 }
             }
-            State::HandingOver { .. } | State::Over => {}
+            State::HandingOver { .. } | State::Announcing { .. } | State::Over => {}
         }
     }
 }

@@ -18,7 +18,7 @@ impl Call {
                 self.length(now, out);
                 self.silence(now, out);
             }
-            State::Draining { .. } | State::HandingOver { .. }
+            State::Draining { .. } | State::HandingOver { .. } | State::Announcing { .. }
                 if self.max_duration().is_some_and(|limit| now >= limit) =>
             {
                 self.finish(EndReason::MaxDuration, now, out);
@@ -33,7 +33,20 @@ impl Call {
                 self.state = State::HandingOver { reason, until, told: true };
                 out.push(Output::HeardOut);
             }
-            State::HandingOver { .. } | State::Draining { .. } | State::Finishing { .. } | State::Over => {}
+            State::Announcing { reason, words, told: false }
+                if now >= words.until || self.agent_gone || (words.whole && !self.is_agent_speaking()) =>
+            {
+                if self.is_agent_speaking() {
+                    self.cut(now, out);
+                }
+                self.state = State::Announcing { reason, words, told: true };
+                out.push(Output::HeardOut);
+            }
+            State::HandingOver { .. }
+            | State::Announcing { .. }
+            | State::Draining { .. }
+            | State::Finishing { .. }
+            | State::Over => {}
         }
     }
 
@@ -111,7 +124,7 @@ impl Call {
 impl Call {
     /// Ends the call for the caller; final transcripts may still come.
     pub(super) fn finish(&mut self, reason: EndReason, now: Instant, out: &mut Vec<Output>) {
-        if !matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. }) {
+        if matches!(self.state, State::Finishing { .. } | State::Over) {
             return;
         }
         self.protected.clear();

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Call, DIALLED, LAST_SENTENCE, PAUSE_SLOTS, State};
+use super::{Call, DIALLED, FAREWELL, Farewell, LAST_SENTENCE, PAUSE_SLOTS, State};
 use crate::{
     audio::tone,
     call::{AgentInput, Digit, EndReason, Output, Say, UtteranceId},
@@ -32,8 +32,12 @@ impl Call {
     }
 
     pub(super) fn take_back(&mut self, say: Option<Say>, now: Instant, out: &mut Vec<Output>) {
-        if !matches!(self.state, State::HandingOver { .. }) {
+        if !self.is_away() {
             return;
+        }
+        if matches!(self.state, State::Announcing { .. }) && self.is_agent_speaking() {
+            // it was not meant for the caller
+            self.cut(now, out);
         }
         (self.last_of_all, self.heard_out_by) = (None, None);
         self.state = State::Live;
@@ -43,6 +47,23 @@ impl Call {
         } else if let Some(say) = say {
             out.push(Output::Agent(AgentInput::Say(say)));
         }
+    }
+
+    /// Speaks to whoever is at the leg in the caller's place.
+    pub(super) fn announce(&mut self, say: Say, now: Instant, out: &mut Vec<Output>) {
+        let State::HandingOver { reason, told: true, .. } = self.state else { return };
+        (self.last_of_all, self.heard_out_by) = (None, None);
+        let speaks = self.mode.obeys && !self.agent_gone;
+        let words = Farewell { reason, until: now + FAREWELL, begun: !speaks, whole: !speaks };
+        self.state = State::Announcing { reason, words, told: false };
+        if speaks {
+            out.push(Output::Agent(AgentInput::Say(say)));
+        }
+    }
+
+    /// Whether the caller is with somebody else, or about to be.
+    pub(super) const fn is_away(&self) -> bool {
+        matches!(self.state, State::HandingOver { .. } | State::Announcing { .. })
     }
 
     /// Keys as tones, behind what waits to be heard.

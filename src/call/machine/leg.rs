@@ -14,8 +14,8 @@ impl Call {
             LegEvent::Audio(frame) => {
                 self.grid.arrived(now);
                 if self.hears() {
-                    let away = matches!(self.state, State::HandingOver { .. });
-                    let deaf = away || self.muted || (self.mode.deaf_while_speaking && self.is_agent_speaking());
+                    let deaf =
+                        self.is_away() || self.muted || (self.mode.deaf_while_speaking && self.is_agent_speaking());
                     out.push(Output::Agent(AgentInput::Audio(if deaf { Frame::silence(self.rate) } else { frame })));
                 }
             }
@@ -27,7 +27,7 @@ impl Call {
                 self.leg_gone = true;
                 let reason = match (self.state, cause) {
                     (State::Draining { reason }, _) => reason,
-                    (State::HandingOver { reason, told: true, .. }, _) => reason,
+                    (State::HandingOver { reason, told: true, .. } | State::Announcing { reason, .. }, _) => reason,
                     (_, Cause::Normal) => EndReason::CallerHangup,
                     (_, Cause::Idle) => EndReason::LegIdle,
                     (_, Cause::Lost) => EndReason::LegLost,
@@ -38,7 +38,7 @@ impl Call {
     }
 
     fn hears(&self) -> bool {
-        !self.agent_gone && matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. })
+        !self.agent_gone && (matches!(self.state, State::Live | State::Draining { .. }) || self.is_away())
     }
 
     fn digit(&mut self, digit: Digit, now: Instant, out: &mut Vec<Output>) {

@@ -127,6 +127,12 @@ enum State {
         until: Instant,
         told: bool,
     },
+    /// Somebody else is at the leg and is told something.
+    Announcing {
+        reason: EndReason,
+        words: Farewell,
+        told: bool,
+    },
     /// The call is over for the caller; final transcripts are awaited.
     Finishing {
         reason: EndReason,
@@ -137,7 +143,7 @@ enum State {
 }
 
 /// The agent's last words are on their way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Farewell {
     reason: EndReason,
     until: Instant,
@@ -325,7 +331,7 @@ impl Call {
         match self.state {
             State::Over => self.started + Duration::from_secs(86_400 * 365),
             State::Finishing { until, .. } => until,
-            State::Live | State::Draining { .. } | State::HandingOver { .. } => {
+            State::Live | State::Draining { .. } | State::HandingOver { .. } | State::Announcing { .. } => {
                 // everything else that takes time is looked at in each slot
                 let limits = [self.max_duration().filter(|_| self.farewell.is_none()), self.held_until()];
                 limits.into_iter().flatten().fold(play, Instant::min)
@@ -370,7 +376,7 @@ impl Call {
         match command {
             Command::Hangup(reason) => self.finish(reason, now, out),
             Command::Finish(reason) => {
-                if matches!(self.state, State::Live | State::HandingOver { .. }) {
+                if matches!(self.state, State::Live | State::HandingOver { .. } | State::Announcing { .. }) {
                     self.hear_out(now);
                     self.state = State::Draining { reason };
                 }
@@ -380,6 +386,7 @@ impl Call {
                     self.state = State::HandingOver { reason, until: self.hear_out(now), told: false };
                 }
             }
+            Command::Announce(say) => self.announce(say, now, out),
             Command::TakeBack(say) => self.take_back(say, now, out),
             Command::Dial(digits) => self.dial(&digits),
             // the session's own

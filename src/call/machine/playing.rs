@@ -11,7 +11,7 @@ use crate::{
 impl Call {
     /// Plays at most one frame.
     pub(super) fn play(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let plays = matches!(self.state, State::Live | State::Draining { .. } | State::HandingOver { .. });
+        let plays = matches!(self.state, State::Live | State::Draining { .. }) || self.is_away();
         if !plays || self.leg_gone {
             return;
         }

@@ -26,6 +26,24 @@ pub struct Answered {
     pub from: String,
     /// Requests within the call: `BYE`.
     pub requests: mpsc::UnboundedReceiver<Message>,
+    invite: Message,
+    from_peer: SocketAddr,
+    socket: Arc<UdpSocket>,
+}
+
+impl Answered {
+    pub async fn hang_up(&self) {
+        let header = |name| self.invite.header(name).unwrap_or_default();
+        let target = header("contact").split(['<', '>']).nth(1).unwrap_or_default();
+        let (local, id) = (self.socket.local_addr().expect("bound"), header("call-id"));
+        let bye = format!(
+            "BYE {target} SIP/2.0\r\nvia: SIP/2.0/UDP {local};branch=z9hG4bKbye{id}\r\nfrom: {};tag=callee\r\nto: {}\r\n\
+             call-id: {id}\r\ncseq: 1 BYE\r\nmax-forwards: 70\r\ncontent-length: 0\r\n\r\n",
+            header("to"),
+            header("from"),
+        );
+        self.socket.send_to(bye.as_bytes(), self.from_peer).await.expect("loopback");
+    }
 }
 
 impl Drop for Callee {
@@ -82,8 +100,15 @@ async fn serve(socket: Arc<UdpSocket>, address: SocketAddr, tell: mpsc::Sender<A
                         send(ok.replace("content-length: 0\r\n\r\n", &head) + &sdp).await;
                         let (requests, received) = mpsc::unbounded_channel();
                         calls.push((call, requests));
-                        let from = message.header("from").unwrap_or_default().to_owned();
-                        let answered = Answered { rtp, from, requests: received };
+                        let caller = message.header("from").unwrap_or_default().to_owned();
+                        let answered = Answered {
+                            rtp,
+                            from: caller,
+                            requests: received,
+                            invite: message.clone(),
+                            from_peer: from,
+                            socket: Arc::clone(&socket),
+                        };
                         assert!(tell.send(answered).await.is_ok(), "somebody waits for the call");
                     }
                     code => {

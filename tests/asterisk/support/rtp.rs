@@ -92,17 +92,19 @@ impl Rtp {
         lock(&self.state).received.clone()
     }
 
-    /// What was heard, every packet at the place that its timestamp gives it; gaps are silence.
+    /// What was heard, every packet at the place that its timestamp gives it; gaps are silence. Another source's clock, as after a transfer,
+    /// begins where the one before it ended.
     pub fn audio(&self) -> Vec<i16> {
         let state = lock(&self.state);
         let sound = || state.received.iter().filter(|p| p.payload_type == self.codec.payload_type());
-        let Some(first) = sound().next().map(|p| p.timestamp) else { return Vec::new() };
+        let Some(mut first) = sound().next().map(|p| p.timestamp) else { return Vec::new() };
         let mut heard = Vec::new();
         for packet in sound() {
-            let at = packet.timestamp.wrapping_sub(first) as usize;
-            // before the first one, or a jump of hours: not of this stream
-            if at > 1 << 24 {
-                continue;
+            let mut at = packet.timestamp.wrapping_sub(first) as usize;
+            // before the first one, or a jump of minutes
+            if at > heard.len() + (1 << 20) {
+                at = heard.len();
+                first = packet.timestamp.wrapping_sub(u32::try_from(at).expect("hours"));
             }
             let samples = self.codec.decode(&packet.payload);
             if heard.len() < at + samples.len() {

@@ -116,3 +116,51 @@ fn keys_are_sent_as_tones_that_a_telephone_takes_and_nothing_cuts_them() {
     assert!(sim.is_heard());
     assert!(sim.told("4294").is_empty(), "nobody is told of an utterance of ours: {:?}", sim.told);
 }
+
+#[test]
+fn somebody_else_at_the_leg_hears_the_announcement_and_nothing_but_it() {
+    let mut sim = Sim::new(CASCADE, Config::default());
+    sim.speak(1, 500);
+    // nobody is there yet
+    let say = Say { text: "Somebody wants to know when you open.".to_owned(), protect: false };
+    command(&mut sim, Command::Announce(say.clone()));
+    assert!(sim.told("you open").is_empty());
+    command(&mut sim, Command::HandOver(EndReason::CallerHangup));
+    sim.run(1_000);
+    assert_eq!(sim.told("HeardOut").len(), 1);
+    command(&mut sim, Command::Announce(say));
+    sim.run(300);
+    assert_eq!((sim.told("you open").len(), sim.told("HeardOut").len()), (1, 1));
+    let spoken = sim.spoken;
+    sim.speak(2, 1_000);
+    // their words and keys are not the caller's
+    sim.say(400);
+    sim.handle(Input::Leg(LegEvent::Dtmf(Digit::try_from('1').unwrap())));
+    sim.run(400);
+    assert!(sim.told("HeardOut").len() == 1 && sim.told("Dtmf").is_empty() && sim.is_heard());
+    sim.agent(AgentEvent::TurnDone);
+    sim.run(1_000);
+    assert_eq!((sim.told("HeardOut").len(), sim.unheard()), (2, 0), "{spoken}");
+    command(&mut sim, Command::TakeBack(None));
+    let muted = sim.muted.len();
+    sim.say(200);
+    assert!(sim.muted[muted + 1..].contains(&false) && sim.end.is_none());
+}
+
+#[test]
+fn an_announcement_that_never_comes_is_waited_for_20_s_and_one_that_cannot_not_at_all() {
+    for (mode, limit) in [(CASCADE, 20_000), (Mode { obeys: false, ..CASCADE }, 0)] {
+        let mut sim = Sim::new(mode, Config::default());
+        command(&mut sim, Command::HandOver(EndReason::CallerHangup));
+        sim.run(100);
+        command(&mut sim, Command::Announce(Say { text: "Hello?".to_owned(), protect: false }));
+        sim.run(limit.max(200) - 100);
+        assert_eq!(sim.told("HeardOut").len(), 1 + usize::from(limit == 0));
+        sim.run(200);
+        assert_eq!(sim.told("HeardOut").len(), 2);
+        // taken back in the middle of another one, the caller hears nothing of it
+        sim.handle(Input::Leg(LegEvent::Hangup(Cause::Normal)));
+        sim.run(3_000);
+        assert_eq!(sim.end, Some(EndReason::CallerHangup));
+    }
+}
