@@ -7,6 +7,7 @@ mod health;
 pub mod json_stream;
 mod llm;
 mod outgoing;
+mod pipe;
 mod prompt;
 mod requests;
 mod retry;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use http::{HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderValue, Uri, header};
 use hyper_util::client::proxy::matcher::Intercept;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
@@ -110,6 +110,10 @@ pub enum ConnectError {
         reason: String,
         /// Whether it may soon accept it: it dropped the connection or answered with a status of its own trouble (5xx).
         passing: bool,
+        /// The HTTP status, where it answered with one.
+        status: Option<u16>,
+        /// How long it wants to be left alone.
+        retry_after: Option<Duration>,
     },
     /// It took too long.
     #[error("{url} did not answer within {} ms", limit.as_millis())]
@@ -147,7 +151,21 @@ pub fn display(url: &Url) -> String {
 /// # Errors
 /// The URL is of another kind, or there is no WebSocket to it within `timeout`.
 pub async fn connect(url: &Url, out: &Outgoing, timeout: Duration) -> Result<Socket, ConnectError> {
-    let request = request(url)?;
+    connect_with(url, &HeaderMap::new(), out, timeout).await
+}
+
+/// The same, saying `headers` in the handshake.
+///
+/// # Errors
+/// Likewise.
+pub async fn connect_with(
+    url: &Url,
+    headers: &HeaderMap,
+    out: &Outgoing,
+    timeout: Duration,
+) -> Result<Socket, ConnectError> {
+    let mut request = request(url)?;
+    request.headers_mut().extend(headers.clone());
     let attempt = async {
         let transport = transport(url, out).await?;
         let config = WebSocketConfig::default()
@@ -304,8 +322,10 @@ async fn ask_proxy(proxy: &mut Transport, request: &str) -> io::Result<String> {
 
 /// What a failed handshake means, in words; text of the peer is escaped and cut.
 fn refused(url: &Url, error: &tungstenite::Error) -> ConnectError {
+    let (mut status, mut retry_after) = (None, None);
     let (reason, passing) = match error {
         tungstenite::Error::Http(response) => {
+            (status, retry_after) = (Some(response.status().as_u16()), seconds(response.headers()));
             let body = response.body().as_deref().unwrap_or_default();
             let body = escaped(&String::from_utf8_lossy(body));
             (
@@ -315,7 +335,13 @@ fn refused(url: &Url, error: &tungstenite::Error) -> ConnectError {
         }
         other => (escaped(&other.to_string()), true),
     };
-    ConnectError::Handshake { url: display(url), reason, passing }
+    ConnectError::Handshake { url: display(url), reason, passing, status, retry_after }
+}
+
+/// `Retry-After` in seconds; its form with a date is for caches.
+pub(super) fn seconds(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse::<f64>().ok()?;
+    (0.0..=86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 /// Text of a peer for a log line: escaped, at most 200 characters.

@@ -251,6 +251,28 @@ impl Named {
         self.at(path, ["ws", "wss"])
     }
 
+    /// What is said in the handshake or request: the key under `name`, behind `scheme`, and the headers that were configured, which win.
+    #[must_use]
+    pub fn signed(&self, name: HeaderName, scheme: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let value = self.key.as_ref().map(|key| HeaderValue::from_str(&format!("{scheme}{}", key.expose())));
+        if let Some(Ok(mut value)) = value {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        headers.extend(self.headers.clone());
+        headers
+    }
+
+    /// `text` without the key, should a vendor have repeated it.
+    #[must_use]
+    pub fn scrub(&self, text: String) -> String {
+        match self.key.as_ref().map(Secret::expose).filter(|key| !key.is_empty() && text.contains(key)) {
+            Some(key) => text.replace(key, "***"),
+            None => text,
+        }
+    }
+
     fn at(&self, path: &str, [plain, secure]: [&str; 2]) -> Url {
         let base = self.base.as_str().trim_end_matches('/');
         let (scheme, rest) = base.split_once("://").unwrap_or(("", base));

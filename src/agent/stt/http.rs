@@ -128,7 +128,7 @@ impl Line {
                 biased;
                 order = self.ends.orders.recv(), if !self.finishing => match order {
                     // the contract has no word for it
-                    Some(Order::Flush) => {}
+                    Some(Order::Start | Order::Flush) => {}
                     Some(Order::Finish) | None => self.finish(),
                 },
                 Some((serial, event)) = self.events.recv() => match event {

@@ -1,8 +1,12 @@
 //! Speech recognition of a cascade.
 
 mod cutter;
+mod deepgram;
+mod dialect;
+mod flux;
 mod http;
 mod joiner;
+mod line;
 mod ws;
 
 use std::sync::Arc;
@@ -11,7 +15,8 @@ pub use joiner::{Joiner, fuzz};
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::{Context, Service, cascade::Inbox, health::Health, retry::fault};
+use self::{dialect::Dialect, line::Line};
+use super::{Context, Named, Service, cascade::Inbox, health::Health, retry::fault, service::Vendor};
 use crate::{audio::Frame, call::Fault};
 
 /// What a service hears.
@@ -23,6 +28,8 @@ pub enum Heard {
     Partial(String),
     /// The caller began to speak.
     Started,
+    /// The caller has probably said everything, as far as a text has come.
+    Likely,
     /// The caller has said everything.
     EndOfTurn,
     /// Nothing more comes: asked for (`Ok`), or the service has failed.
@@ -32,6 +39,8 @@ pub enum Heard {
 /// What a service is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
+    /// The caller begins to speak.
+    Start,
     /// The caller has stopped speaking: do not wait for more.
     Flush,
     /// No more audio comes: deliver the last texts and end.
@@ -56,25 +65,75 @@ pub async fn listen(ctx: Context, service: Service, ends: Ends) {
     let heard = ends.heard.clone();
     let end = match service {
         Service::Url(url) => contract(ctx, url, ends).await,
-        Service::Named(named) => Err(fault(
-            "agent.stt.vendor",
-            "speech recognition",
-            format_args!("there is no adapter for {}", named.vendor.name()),
-        )),
+        Service::Named(named) => vendor(ctx, *named, ends).await,
     };
     // closed: nobody wants to know any more
     let _ = heard.send(Heard::Ended(end)).await;
+}
+
+/// A vendor's own protocol.
+async fn vendor(ctx: Context, named: Named, ends: Ends) -> Result<(), Fault> {
+    let dialect: Box<dyn Dialect> = match named.vendor {
+        Vendor::Deepgram if named.model.starts_with("flux") => Box::new(flux::Flux::new(&ctx, named)),
+        Vendor::Deepgram => Box::new(deepgram::Listen::new(&ctx, named)),
+        other => {
+            let what = format_args!("there is no adapter for {}", other.name());
+            return Err(fault("agent.stt.vendor", "speech recognition", what));
+        }
+    };
+    Line::new(ctx, dialect, ends).run().await
 }
 
 /// One of the two contracts, as the scheme says.
 async fn contract(ctx: Context, url: Url, ends: Ends) -> Result<(), Fault> {
     match url.scheme() {
         "http" | "https" => http::Line::new(ctx, url, ends).run().await,
-        "ws" | "wss" => ws::Line::new(ctx, url, ends).run().await,
+        "ws" | "wss" => Line::new(ctx.clone(), Box::new(ws::Contract::new(ctx, url)), ends).run().await,
         other => Err(fault(
             "agent.stt.scheme",
             "speech recognition",
             format_args!("{other:?} is no scheme of ASR_URL; use http, https, ws or wss"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What the tests of the dialects share.
+
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::{super::service, *};
+    use crate::{
+        agent::{Config, Outgoing, tls_config},
+        audio::Rate,
+        call::{CallId, Rules},
+    };
+
+    pub fn context() -> Context {
+        let tls = Arc::new(tls_config(None).unwrap());
+        let outgoing = Outgoing::new(tls, Duration::from_secs(1)).unwrap();
+        let rules = Arc::new(Rules::new(crate::call::Config::default()));
+        let config = Arc::new(Config::default());
+        Context { call: CallId::new(), uuid: Uuid::nil(), rate: Rate::R8K, config, rules, outgoing }
+    }
+
+    /// A recogniser whose key is `hunter2`.
+    pub fn named(text: &str) -> Named {
+        let (vendor, rest) = service::vendor_of(text).unwrap();
+        let provider = service::Provider { api_key: Some("hunter2".into()), ..service::Provider::default() };
+        let providers = service::Providers([(vendor.name().to_owned(), provider)].into());
+        Named::parse(vendor, rest, service::Kind::Stt, &providers).unwrap()
+    }
+
+    /// What is heard in a message, as text.
+    pub fn heard(dialect: &mut dyn Dialect, text: &str) -> Vec<String> {
+        let heard = |read| match read {
+            dialect::Read::Heard(heard) => format!("{heard:?}"),
+            other => format!("{other:?}"),
+        };
+        dialect.read(text).into_iter().map(heard).collect()
     }
 }

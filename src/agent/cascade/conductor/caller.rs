@@ -98,6 +98,10 @@ impl Conductor {
                 self.push(AgentEvent::Speech(Edge::Started));
                 Flow::On
             }
+            Some(Heard::Likely) => {
+                self.guess_so_far();
+                Flow::On
+            }
             Some(Heard::EndOfTurn) => {
                 self.push(AgentEvent::Speech(Edge::Stopped));
                 self.debounced()
@@ -109,6 +113,8 @@ impl Conductor {
 
     pub(super) fn caller_speaks(&mut self) {
         self.warm();
+        // full: it will hear it
+        let _ = self.wiring.orders.try_send(Order::Start);
         let caller = &mut self.caller;
         (caller.speaks, caller.pauses, caller.flushed, caller.flush_at) = (true, false, false, None);
         if caller.debounce.is_some() {
