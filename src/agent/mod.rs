@@ -20,6 +20,7 @@ pub mod sts;
 mod stt;
 mod tts;
 pub mod utf8;
+mod vendor;
 pub mod websocket;
 
 /// What a fuzzer calls (`fuzz/`): parsers that are nobody else's business.

@@ -122,7 +122,7 @@ pub trait Dialect: std::fmt::Debug + Send {
         None
     }
 
-    /// No more audio comes.
+    /// No more audio comes. Nothing to say: nothing is waited for.
     fn end(&mut self) -> Vec<Message>;
 
     /// What a message means.

@@ -6,7 +6,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Ends, Heard, Order,
+    CODES, Ends, Heard, Order,
     dialect::{Dialect, Read, Sends},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         Context,
         pipe::{Got, Lost, Pipe},
         retry::{Streak, fault},
+        vendor::advice,
         websocket::{ConnectError, escaped},
     },
     audio::{Frame, resample::Resampler},
@@ -222,15 +223,18 @@ impl Line {
     }
 
     fn unconnected(&mut self, error: &ConnectError) -> Result<(), Fault> {
-        let what = self.dialect.scrub(error.to_string());
+        let mut what = self.dialect.scrub(error.to_string());
         let ConnectError::Handshake { status, retry_after, .. } = error else {
             return self.failed("agent.stt.refused", what, None);
         };
         // asking again would not make the key or the account better
-        if matches!(status, Some(400 | 401 | 402 | 403 | 422)) {
-            return Err(fault("agent.stt.refused", NAME, what));
+        what.push_str(status.map_or("", advice));
+        let code = status.map_or(CODES.refused, |status| CODES.of(status));
+        if matches!(status, Some(400..=403 | 422)) {
+            return Err(fault(code, NAME, what));
         }
-        self.failed("agent.stt.refused", what, *retry_after)
+        let code = if code == CODES.failed { CODES.refused } else { code };
+        self.failed(code, what, *retry_after)
     }
 
     fn gone(&self, lost: Lost) -> Gone {
@@ -400,12 +404,14 @@ impl Line {
         while let Some(audio) = self.message().or_else(|| self.rest()) {
             self.play(&mut connection, audio);
         }
-        self.dialect.end().into_iter().for_each(|message| connection.pipe.send(message));
-        while let Ok(got) = connection.pipe.next().await {
+        let end = self.dialect.end();
+        let mut waiting = connection.ready && !end.is_empty();
+        end.into_iter().for_each(|message| connection.pipe.send(message));
+        while waiting && let Ok(got) = connection.pipe.next().await {
             if let Got::Text(text) = got
                 && !matches!(self.read(&mut connection, &text).await, Step::On)
             {
-                break;
+                waiting = false;
             }
         }
         connection.pipe.close().await;

@@ -1,5 +1,6 @@
 //! Speech recognition of a cascade.
 
+mod assemblyai;
 mod cutter;
 mod deepgram;
 mod dialect;
@@ -7,6 +8,10 @@ mod flux;
 mod http;
 mod joiner;
 mod line;
+mod scribe;
+mod soniox;
+mod speechmatics;
+mod vosk;
 mod ws;
 
 use std::sync::Arc;
@@ -16,8 +21,19 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use self::{dialect::Dialect, line::Line};
-use super::{Context, Named, Service, cascade::Inbox, health::Health, retry::fault, service::Vendor};
+use super::{Context, Named, Service, cascade::Inbox, health::Health, retry::fault, service::Vendor, vendor::Codes};
 use crate::{audio::Frame, call::Fault};
+
+const CODES: Codes = Codes {
+    name: "speech recognition",
+    unauthorized: "agent.stt.unauthorized",
+    quota: "agent.stt.quota",
+    timeout: "agent.stt.timeout",
+    unreachable: "agent.stt.unreachable",
+    refused: "agent.stt.refused",
+    failed: "agent.stt.failed",
+    broken: "agent.stt.broken",
+};
 
 /// What a service hears.
 #[derive(Debug)]
@@ -76,6 +92,11 @@ async fn vendor(ctx: Context, named: Named, ends: Ends) -> Result<(), Fault> {
     let dialect: Box<dyn Dialect> = match named.vendor {
         Vendor::Deepgram if named.model.starts_with("flux") => Box::new(flux::Flux::new(&ctx, named)),
         Vendor::Deepgram => Box::new(deepgram::Listen::new(&ctx, named)),
+        Vendor::Vosk => Box::new(vosk::Vosk::new(&ctx, named)),
+        Vendor::Soniox => Box::new(soniox::Soniox::new(&ctx, named)),
+        Vendor::AssemblyAi => Box::new(assemblyai::AssemblyAi::new(&ctx, named)),
+        Vendor::Speechmatics => Box::new(speechmatics::Speechmatics::new(&ctx, named)),
+        Vendor::ElevenLabs => Box::new(scribe::Scribe::new(&ctx, named)),
         other => {
             let what = format_args!("there is no adapter for {}", other.name());
             return Err(fault("agent.stt.vendor", "speech recognition", what));
@@ -98,7 +119,7 @@ async fn contract(ctx: Context, url: Url, ends: Ends) -> Result<(), Fault> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     //! What the tests of the dialects share.
 
     use std::time::Duration;
@@ -126,6 +147,10 @@ mod tests {
         let provider = service::Provider { api_key: Some("hunter2".into()), ..service::Provider::default() };
         let providers = service::Providers([(vendor.name().to_owned(), provider)].into());
         Named::parse(vendor, rest, service::Kind::Stt, &providers).unwrap()
+    }
+
+    pub fn said(messages: &[tokio_tungstenite::tungstenite::Message]) -> Vec<String> {
+        messages.iter().map(ToString::to_string).collect()
     }
 
     /// What is heard in a message, as text.

@@ -48,11 +48,15 @@ impl Service {
             _ => Failure::Once(fault("agent.tts.failed", NAME, error)),
         })?;
         let pcm = Pcm::new(RATE, self.ctx.rate);
-        Ok(Speech { response: Some(response), pcm, timeout, health: self.health.clone() })
+        Ok(Speech::new(response, pcm, timeout, self.health.clone()))
     }
 }
 
 impl Speech {
+    pub const fn new(response: reqwest::Response, pcm: Pcm, timeout: Duration, health: Health) -> Self {
+        Self { response: Some(response), pcm, timeout, health }
+    }
+
     pub async fn next(&mut self) -> Result<Option<Vec<i16>>, Failure> {
         while let Some(response) = &mut self.response {
             let samples = match tokio::time::timeout(self.timeout, response.chunk()).await {

@@ -1,15 +1,37 @@
 //! Speech synthesis of a cascade.
 
+mod aura;
+mod cartesia;
+mod dialect;
+mod elevenlabs;
 mod http;
+mod line;
 mod pcm;
+mod post;
+mod rime;
 mod ws;
 
 pub use pcm::{Pcm, fuzz};
+pub use post::number;
 
+use self::dialect::Dialect;
 use super::{
-    Context, Service,
+    Context, Named, Service,
     health::{Failure, Health},
     retry::fault,
+    service::Vendor,
+    vendor::Codes,
+};
+
+const CODES: Codes = Codes {
+    name: "speech synthesis",
+    unauthorized: "agent.tts.unauthorized",
+    quota: "agent.tts.quota",
+    timeout: "agent.tts.timeout",
+    unreachable: "agent.tts.unreachable",
+    refused: "agent.tts.refused",
+    failed: "agent.tts.failed",
+    broken: "agent.tts.broken",
 };
 
 /// A speech synthesis service.
@@ -19,6 +41,10 @@ pub enum Tts {
     Http(http::Service),
     /// Hark's own contract.
     Ws(ws::Service),
+    /// A vendor, over HTTP.
+    Post(post::Service),
+    /// A vendor, over a WebSocket.
+    Line(line::Service),
 }
 
 /// Part of what is spoken.
@@ -46,6 +72,8 @@ pub enum Speech {
     Http(http::Speech),
     /// Hark's own contract.
     Ws(ws::Speech),
+    /// A vendor, over a WebSocket.
+    Line(Box<line::Speech>),
 }
 
 impl Tts {
@@ -53,10 +81,7 @@ impl Tts {
     pub fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
         let url = match service {
             Service::Url(url) => url,
-            Service::Named(named) => {
-                let what = format_args!("there is no adapter for {}", named.vendor.name());
-                return Err(Failure::Final(fault("agent.tts.vendor", "speech synthesis", what)));
-            }
+            Service::Named(named) => return Self::vendor(ctx, *named, health),
         };
         match url.scheme() {
             "http" | "https" => Ok(Self::Http(http::Service::new(ctx, url, health))),
@@ -69,11 +94,28 @@ impl Tts {
         }
     }
 
+    fn vendor(ctx: Context, named: Named, health: Health) -> Result<Self, Failure> {
+        let dialect: Box<dyn Dialect> = match named.vendor {
+            Vendor::OpenAi | Vendor::Piper => return Ok(Self::Post(post::Service::new(ctx, named, health))),
+            Vendor::Deepgram => Box::new(aura::Aura::new(&ctx, named)),
+            Vendor::ElevenLabs => Box::new(elevenlabs::ElevenLabs::new(&ctx, named)),
+            Vendor::Cartesia => Box::new(cartesia::Cartesia::new(&ctx, named)),
+            Vendor::Rime => Box::new(rime::Rime::new(&ctx, named)),
+            other => {
+                let what = format_args!("there is no adapter for {}", other.name());
+                return Err(Failure::Final(fault("agent.tts.vendor", CODES.name, what)));
+            }
+        };
+        Ok(Self::Line(line::Service::start(ctx, dialect, health)))
+    }
+
     /// Begins to speak `text`, which must not be blank.
     pub async fn speak(&self, text: &str) -> Result<Speech, Failure> {
         match self {
             Self::Http(service) => service.speak(text).await.map(Speech::Http),
             Self::Ws(service) => service.speak(text).await.map(Speech::Ws),
+            Self::Post(service) => service.speak(text).await.map(Speech::Http),
+            Self::Line(service) => Ok(Speech::Line(Box::new(service.speak(text).await))),
         }
     }
 }
@@ -84,6 +126,23 @@ impl Speech {
         match self {
             Self::Http(speech) => Ok(speech.next().await?.map(Chunk::Samples)),
             Self::Ws(speech) => speech.next().await,
+            Self::Line(speech) => speech.next().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What the tests of the dialects share.
+
+    use super::{super::service, *};
+    pub use crate::agent::stt::tests::{context, said};
+
+    /// A voice whose key is `hunter2`.
+    pub fn named(text: &str) -> Named {
+        let (vendor, rest) = service::vendor_of(text).unwrap();
+        let provider = service::Provider { api_key: Some("hunter2".into()), ..service::Provider::default() };
+        let providers = service::Providers([(vendor.name().to_owned(), provider)].into());
+        Named::parse(vendor, rest, service::Kind::Tts, &providers).unwrap()
     }
 }
