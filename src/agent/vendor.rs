@@ -73,7 +73,7 @@ impl Post<'_> {
         let mut streak = Streak::new(Duration::from_millis(self.ctx.config.reconnect_ms));
         let mut failures = 0;
         loop {
-            let request = self.ctx.outgoing.http.post(self.url.clone()).headers(self.headers.clone());
+            let request = self.ctx.outgoing.vendors.post(self.url.clone()).headers(self.headers.clone());
             let request = request.header(header::CONTENT_TYPE, self.content_type.clone()).body(self.body.clone());
             let (fault, wait) = match tokio::time::timeout(self.timeout, request.send()).await {
                 Err(_) => {

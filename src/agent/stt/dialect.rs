@@ -76,7 +76,12 @@ impl Sends {
 
     /// Bytes of 20 ms.
     pub const fn frame_bytes(&self) -> usize {
-        self.rate.frame_samples() * if self.law.is_some() { 1 } else { 2 }
+        self.rate.frame_samples() * self.sample_bytes()
+    }
+
+    /// Bytes of a sample.
+    pub const fn sample_bytes(&self) -> usize {
+        if self.law.is_some() { 1 } else { 2 }
     }
 
     /// A byte of silence.

@@ -65,6 +65,8 @@ pub struct Line {
     /// Audio of a message that is not whole yet, in memory that holds a second of it at a time.
     audio: BytesMut,
     strange: u64,
+    /// The caller stopped speaking while nobody could be told.
+    unflushed: bool,
 }
 
 /// Why a connection is of no more use.
@@ -99,6 +101,7 @@ impl Line {
             samples: Vec::new(),
             audio: BytesMut::new(),
             strange: 0,
+            unflushed: false,
         }
     }
 
@@ -133,7 +136,10 @@ impl Line {
                     self.flush(connection);
                     Step::On
                 }
-                Some(Order::Start) => Step::On,
+                Some(Order::Start) => {
+                    self.unflushed = false;
+                    Step::On
+                }
                 Some(Order::Finish) | None => Step::Finish,
             },
             got = connection.pipe.next() => match got {
@@ -183,8 +189,10 @@ impl Line {
         let connected = loop {
             tokio::select! {
                 biased;
-                order = self.ends.orders.recv() => if matches!(order, Some(Order::Finish) | None) {
-                    return Ok(false);
+                order = self.ends.orders.recv() => match order {
+                    Some(Order::Start) => self.unflushed = false,
+                    Some(Order::Flush) => self.unflushed = true,
+                    Some(Order::Finish) | None => return Ok(false),
                 },
                 connected = &mut attempt => break connected,
                 frame = self.ends.audio.take() => {
@@ -220,6 +228,9 @@ impl Line {
             connection.pipe.send(self.dialect.audio(audio.clone()));
         }
         self.trim(REPLAY);
+        if std::mem::take(&mut self.unflushed) {
+            self.flush(connection);
+        }
     }
 
     fn unconnected(&mut self, error: &ConnectError) -> Result<(), Fault> {
@@ -255,13 +266,25 @@ impl Line {
             }
             None => frame.samples(),
         };
-        let bytes = samples.len() * 2;
+        let sample_bytes = self.sends.sample_bytes();
+        let bytes = samples.len() * sample_bytes;
         if self.audio.capacity() - self.audio.len() < bytes {
             self.audio.reserve(bytes * FRAMES_AT_ONCE);
         }
+        // at once: byte by byte it costs a multiple
+        let from = self.audio.len();
+        self.audio.resize(from + bytes, 0);
         match self.sends.law {
-            Some(law) => samples.iter().for_each(|sample| self.audio.put_u8(law.encode_sample(*sample))),
-            None => samples.iter().for_each(|sample| self.audio.put_i16_le(*sample)),
+            Some(law) => {
+                for (byte, sample) in self.audio[from..].iter_mut().zip(samples) {
+                    *byte = law.encode_sample(*sample);
+                }
+            }
+            None => {
+                for (bytes, sample) in self.audio[from..].as_chunks_mut::<2>().0.iter_mut().zip(samples) {
+                    *bytes = sample.to_le_bytes();
+                }
+            }
         }
     }
 
@@ -312,6 +335,8 @@ impl Line {
             self.dialect.finalize().into_iter().for_each(|message| connection.pipe.send(message));
             connection.sent = Instant::now();
             connection.asked.get_or_insert(connection.sent);
+        } else {
+            self.unflushed = true;
         }
     }
 
