@@ -138,7 +138,15 @@ pub(super) mod tests {
         let outgoing = Outgoing::new(tls, Duration::from_secs(1)).unwrap();
         let rules = Arc::new(Rules::new(crate::call::Config::default()));
         let config = Arc::new(Config::default());
-        Context { call: CallId::new(), uuid: Uuid::nil(), rate: Rate::R8K, config, rules, outgoing }
+        Context {
+            call: CallId::new(),
+            uuid: Uuid::nil(),
+            rate: Rate::R8K,
+            about: Arc::default(),
+            config,
+            rules,
+            outgoing,
+        }
     }
 
     /// A recogniser whose key is `hunter2`.
