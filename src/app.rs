@@ -94,6 +94,9 @@ pub enum BindError {
     /// The thread that writes recordings cannot be started.
     #[error("the thread that writes recordings cannot be started: {0}")]
     Recorder(io::Error),
+    /// There is no port for RTP.
+    #[error("{0}")]
+    Rtp(crate::asterisk::rtp::PortError),
     /// Threads cannot be started.
     #[error("the media threads cannot be started: {0}")]
     Media(io::Error),
@@ -203,7 +206,8 @@ impl App {
         };
         let (arrivals, fetched) = mpsc::channel(FETCHED);
         let fetcher = websocket::Fetcher { arrivals, config: websocket_config, stats: websocket_stats };
-        let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state, fetcher);
+        let rtp = ari::sockets(&config, &metrics).map_err(BindError::Rtp)?;
+        let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state, fetcher, &rtp);
         let answered = Answered::default();
         let outbounds = Arc::new(Outbounds::new(&config.outbound, pbxs.control(), state.clone(), &answered));
         state.control = Some(Arc::new(Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami, outbounds)));

@@ -17,8 +17,13 @@ use uuid::Uuid;
 use super::{announced::Announced, websocket::Fetcher};
 use crate::{
     api,
-    asterisk::ari::{self, Client, Error, Host, Later, Started, Stats},
+    asterisk::{
+        ari::{self, Client, Error, Host, Later, Media, Started, Stats},
+        rtp::{self, PortError, Sockets},
+        telemetry::RtpStats,
+    },
     call::CallId,
+    config::Config,
     session::Announcements,
     telemetry::metrics::Metrics,
 };
@@ -40,6 +45,7 @@ impl Pbxs {
         tls: &Arc<ClientConfig>,
         state: &api::State<Announced>,
         fetcher: Fetcher,
+        rtp: &Arc<Sockets>,
     ) -> Self {
         let pbxs: Vec<_> = config.all().collect();
         if pbxs.is_empty() {
@@ -55,6 +61,7 @@ impl Pbxs {
                 name: name.to_owned(),
                 pbx: pbx.clone(),
                 media: audiosocket,
+                rtp: Arc::clone(rtp),
                 host: Arc::<Reception>::clone(&reception) as Arc<dyn Host>,
                 tls: Arc::clone(tls),
                 stats: Arc::clone(&stats),
@@ -86,6 +93,23 @@ impl Pbxs {
     pub async fn close(self) {
         futures_util::future::join_all(self.clients.into_iter().map(Client::close)).await;
     }
+}
+
+/// Ports for RTP. Where a PBX needs them one is opened at once, so that a wrong address is known before the first call.
+pub(super) fn sockets(config: &Config, metrics: &Metrics) -> Result<Arc<Sockets>, PortError> {
+    let stats = Arc::<RtpStats>::default();
+    let sockets = Sockets::new(&config.rtp, Arc::clone(&stats));
+    if config.ari.all().any(|(_, pbx)| pbx.media == Media::Rtp) {
+        sockets.open()?;
+    }
+    let names: Vec<_> = stats.read().into_iter().map(|(name, help, _)| (name, help)).collect();
+    for (index, (name, help)) in names.into_iter().enumerate() {
+        let stats = Arc::clone(&stats);
+        metrics.register_counter_fn(&format!("rtp_{name}"), help.trim_end_matches('.'), move || {
+            stats.read().get(index).map_or(0, |(.., value)| *value)
+        });
+    }
+    Ok(Arc::new(sockets))
 }
 
 /// Takes the calls of all PBXs.
@@ -120,6 +144,10 @@ impl Host for Reception {
 
     fn fetch(&self, uuid: Uuid, media: Url) -> Later<'_, ()> {
         Box::pin(self.fetcher.fetch(uuid, media))
+    }
+
+    fn serve(&self, pending: rtp::Pending) -> Later<'_, ()> {
+        Box::pin(self.fetcher.serve(pending))
     }
 
     fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()> {

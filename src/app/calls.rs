@@ -151,7 +151,8 @@ impl Calls {
         }
         let by = match identified {
             Identified::AudioSocket(_) => Listener::AudioSocket,
-            _ => Listener::WebSocket,
+            Identified::WebSocket(_) => Listener::WebSocket,
+            Identified::Rtp(_) => Listener::Ari,
         };
         let profile = Arc::clone(self.profiles.of(by, announcement.as_ref().map(|announced| &announced.payload)));
         let admitted = self.admit(&profile, &identified, announcement.as_ref());

@@ -12,7 +12,7 @@ use super::announced::Announced;
 use crate::{
     api,
     asterisk::{
-        Arrival,
+        Arrival, rtp,
         telemetry::WebSocketStats,
         websocket::{Config, Dial, Listener},
     },
@@ -72,6 +72,12 @@ impl Fetcher {
         let dial = Dial { uuid, url, config: Arc::clone(&self.config), stats: Arc::clone(&self.stats) };
         // nobody takes it once the gateway is going down
         let _ = self.arrivals.send(Arrival::Dial(Box::new(dial))).await;
+    }
+
+    /// Has RTP served by a media thread.
+    pub async fn serve(&self, pending: rtp::Pending) {
+        // nobody takes it once the gateway is going down, which whoever made its channel sees
+        let _ = self.arrivals.send(Arrival::Rtp(Box::new(pending))).await;
     }
 }
 

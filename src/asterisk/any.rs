@@ -11,7 +11,7 @@ use futures_core::Stream;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{audiosocket, websocket};
+use super::{audiosocket, rtp, websocket};
 use crate::{
     audio::Rate,
     call::{self, LegCommand, LegEvent, Link, Sent},
@@ -26,6 +26,8 @@ pub enum Arrival {
     WebSocket(Box<websocket::Pending>),
     /// To be made, to a channel that waits for us.
     Dial(Box<websocket::Dial>),
+    /// None: RTP comes to a port that Asterisk has been told of.
+    Rtp(Box<rtp::Pending>),
 }
 
 impl Arrival {
@@ -46,6 +48,12 @@ impl Arrival {
                     }
                 }
             }
+            Self::Rtp(pending) => {
+                let uuid = pending.uuid;
+                let identified = pending.identify();
+                let why = |error: &_| tracing::warn!(%uuid, code = "rtp.socket", "no audio for this call: {error}");
+                identified.inspect_err(why).ok().map(|identified| Identified::Rtp(Box::new(identified)))
+            }
         }
     }
 }
@@ -59,6 +67,8 @@ pub enum Identified {
     AudioSocket(audiosocket::Identified),
     /// chan_websocket.
     WebSocket(Box<websocket::Identified>),
+    /// RTP.
+    Rtp(Box<rtp::Identified>),
 }
 
 impl Identified {
@@ -68,6 +78,7 @@ impl Identified {
         match self {
             Self::AudioSocket(identified) => identified.uuid,
             Self::WebSocket(identified) => identified.uuid,
+            Self::Rtp(identified) => identified.uuid,
         }
     }
 
@@ -77,6 +88,7 @@ impl Identified {
         match self {
             Self::AudioSocket(identified) => identified.peer,
             Self::WebSocket(identified) => identified.peer,
+            Self::Rtp(identified) => identified.peer,
         }
     }
 
@@ -84,7 +96,7 @@ impl Identified {
     #[must_use]
     pub fn about(&self) -> Option<&Map<String, Value>> {
         match self {
-            Self::AudioSocket(_) => None,
+            Self::AudioSocket(_) | Self::Rtp(_) => None,
             Self::WebSocket(identified) => Some(&identified.about),
         }
     }
@@ -94,6 +106,7 @@ impl Identified {
         match self {
             Self::AudioSocket(identified) => AnyLeg::AudioSocket(identified.into_leg().await),
             Self::WebSocket(identified) => AnyLeg::WebSocket(Box::new(Box::pin(identified.into_leg()).await)),
+            Self::Rtp(identified) => AnyLeg::Rtp(Box::new(Box::pin(identified.into_leg()).await)),
         }
     }
 
@@ -102,6 +115,7 @@ impl Identified {
         match self {
             Self::AudioSocket(identified) => identified.refuse().await,
             Self::WebSocket(identified) => identified.refuse().await,
+            Self::Rtp(identified) => identified.refuse(),
         }
     }
 }
@@ -114,6 +128,8 @@ pub enum AnyLeg {
     AudioSocket(audiosocket::Leg),
     /// chan_websocket.
     WebSocket(Box<websocket::Leg>),
+    /// RTP.
+    Rtp(Box<rtp::Leg>),
 }
 
 impl Stream for AnyLeg {
@@ -123,6 +139,7 @@ impl Stream for AnyLeg {
         match self.get_mut() {
             Self::AudioSocket(leg) => Pin::new(leg).poll_next(cx),
             Self::WebSocket(leg) => Pin::new(leg.as_mut()).poll_next(cx),
+            Self::Rtp(leg) => Pin::new(leg.as_mut()).poll_next(cx),
         }
     }
 }
@@ -135,6 +152,7 @@ impl Link for AnyLeg {
         match self {
             Self::AudioSocket(leg) => leg.send(command),
             Self::WebSocket(leg) => leg.send(command),
+            Self::Rtp(leg) => leg.send(command),
         }
     }
 }
@@ -144,6 +162,7 @@ impl call::Leg for AnyLeg {
         match self {
             Self::AudioSocket(leg) => leg.rate(),
             Self::WebSocket(leg) => leg.rate(),
+            Self::Rtp(leg) => leg.rate(),
         }
     }
 
@@ -151,6 +170,7 @@ impl call::Leg for AnyLeg {
         match self {
             Self::AudioSocket(leg) => leg.lead(),
             Self::WebSocket(leg) => leg.lead(),
+            Self::Rtp(leg) => leg.lead(),
         }
     }
 
@@ -159,6 +179,7 @@ impl call::Leg for AnyLeg {
             Self::AudioSocket(leg) => leg.close().await,
             // what is not boxed here is in the future of every call, of whatever kind
             Self::WebSocket(leg) => Box::pin(leg.close()).await,
+            Self::Rtp(leg) => leg.close().await,
         }
     }
 }

@@ -5,6 +5,7 @@ mod any;
 pub mod ari;
 pub mod audiosocket;
 mod gate;
+pub mod rtp;
 pub mod telemetry;
 pub mod websocket;
 

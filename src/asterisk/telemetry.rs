@@ -12,6 +12,11 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// The number.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -102,6 +107,44 @@ stats! {
     unknown_events,
     /// Commands that Asterisk refused.
     errors,
+    }
+}
+
+stats! {
+    /// What all RTP legs have counted since the start; shared by `Arc`.
+    RtpStats {
+    /// Calls.
+    calls,
+    /// Calls that got no port.
+    no_port,
+    /// Packets from Asterisk that were taken.
+    packets_in,
+    /// Packets to Asterisk.
+    packets_out,
+    /// Audio frames that the socket did not take at their time.
+    packets_refused,
+    /// Packets that never came.
+    lost,
+    /// Packets that came when something else was in their place.
+    late,
+    /// Packets that came twice.
+    duplicate,
+    /// Packets from somebody who is not the call's Asterisk.
+    foreign,
+    /// Packets of a payload type that the call does not have.
+    wrong_type,
+    /// Datagrams that are no RTP, or whose audio cannot be.
+    malformed,
+    /// Packets of RTCP.
+    control,
+    /// Times another sender (SSRC) took over.
+    source_changes,
+    /// Times a sequence began anew.
+    resets,
+    /// Milliseconds of audio made up for what was lost.
+    concealed_ms,
+    /// Milliseconds of silence put where nothing was sent.
+    silence_ms,
     }
 }
 

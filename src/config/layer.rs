@@ -47,8 +47,8 @@ const WORDS: [(&str, &[&str]); 5] = [
     ("webhooks.initiate.default", &["configured", "refuse"]),
     ("database.when_broken", &["accept", "refuse"]),
     ("ari.after", &["continue", "hangup"]),
-    ("ari.format", &["slin", "slin16"]),
-    ("ari.media", &["audiosocket", "websocket"]),
+    ("ari.format", &["slin", "slin16", "ulaw", "alaw", "g722"]),
+    ("ari.media", &["audiosocket", "websocket", "rtp"]),
 ];
 
 /// Every setting there is, by dotted name.

@@ -34,7 +34,7 @@ pub use self::{
 };
 use crate::{
     agent, api,
-    asterisk::{ami, ari, audiosocket, websocket},
+    asterisk::{ami, ari, audiosocket, rtp, websocket},
     audio, call, net, recording, webhook,
 };
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub ami: ami::Config,
     /// chan_websocket.
     pub websocket: websocket::Config,
+    /// RTP.
+    pub rtp: rtp::Config,
     /// Calls that we make.
     pub outbound: Outbound,
     /// Other settings for some calls, by name.
@@ -272,6 +274,7 @@ impl Config {
             ari: merged.section("ari", &mut faults),
             ami: merged.section("ami", &mut faults),
             websocket: merged.section("websocket", &mut faults),
+            rtp: merged.section("rtp", &mut faults),
             outbound: merged.section("outbound", &mut faults),
             profiles: BTreeMap::new(),
             routes: Vec::new(),
@@ -307,6 +310,7 @@ impl Default for Config {
             ari: ari::Config::default(),
             ami: ami::Config::default(),
             websocket: websocket::Config::default(),
+            rtp: rtp::Config::default(),
             outbound: Outbound::default(),
             profiles: BTreeMap::new(),
             routes: Vec::new(),

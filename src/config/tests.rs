@@ -67,6 +67,7 @@ fn default_toml_has_every_key_of_every_struct() {
         ("audiosocket", fields::<audiosocket::Config>()),
         ("ari", fields::<crate::asterisk::ari::Config>()),
         ("websocket", fields::<crate::asterisk::websocket::Config>()),
+        ("rtp", fields::<crate::asterisk::rtp::Config>()),
         ("http", fields::<api::Config>()),
         ("agent", fields::<agent::Config>()),
         ("call", fields::<call::Config>()),

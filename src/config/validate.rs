@@ -29,6 +29,9 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("websocket.dead_peer_ms", 100, 600_000),
     ("websocket.max_pending", 1, 100_000),
     ("websocket.lead_ms", 0, 500),
+    ("rtp.jitter_min_ms", 0, 200),
+    ("rtp.jitter_max_ms", 0, 500),
+    ("rtp.idle_media_s", 1, 86_400),
     ("outbound.timeout_s", 1, 600),
     ("ari.timeout_ms", 100, 600_000),
     ("ari.ping_ms", 100, 600_000),
@@ -338,6 +341,11 @@ fn pbxs(config: &Config, merged: &Merged, faults: &mut Faults) {
             let advice = "Write audiosocket, or an ari.url that begins with http://.";
             faults.push("config.conflict", merged.written(&key("media")), reason, advice);
         }
+        if !pbx.format.fits(pbx.media) {
+            let reason = "cannot be told from others on AudioSocket";
+            let advice = "Write slin or slin16, or set media to rtp or websocket.";
+            faults.push("config.conflict", merged.written(&key("format")), reason, advice);
+        }
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if pbx.app.is_empty() || pbx.app.len() > 40 || !pbx.app.bytes().all(fits) {
             let advice = "Write up to 40 letters, digits, -, _ and dots, e.g. hark.";
@@ -387,6 +395,16 @@ fn notices(config: &mut Config, merged: &Merged) {
     }
     for (name, pbx) in config.ari.all() {
         let listen = config.audiosocket.listen;
+        if pbx.media == Media::Rtp {
+            if config.rtp.bind.is_loopback() && !is_here(pbx) {
+                let bind = config.rtp.bind;
+                config.notices.push(format!(
+                    "the PBX {name} is on another machine and cannot exchange RTP with rtp.bind = {bind}: its calls would be silent. Set rtp.bind \
+                     to an address that it reaches (0.0.0.0 = all), and rtp.ports to those that firewalls let through"
+                ));
+            }
+            continue;
+        }
         if listen.ip().is_loopback() && pbx.media_host.is_none() && !is_here(pbx) {
             let app = &pbx.app;
             config.notices.push(format!(

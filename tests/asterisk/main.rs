@@ -19,4 +19,5 @@ mod endings;
 mod fallback;
 mod outbound;
 mod recordings;
+mod rtp;
 mod websocket;

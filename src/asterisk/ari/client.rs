@@ -32,6 +32,7 @@ use super::{
     stasis,
     wire::{Channel, Event, Kind},
 };
+use crate::asterisk::rtp;
 
 /// Events that come in floods and mean nothing here.
 const UNWANTED: &[&str] = &["ChannelVarset", "ChannelDialplan", "ChannelCallerId", "ChannelConnectedLine"];
@@ -58,6 +59,8 @@ pub struct Started {
     pub pbx: Pbx,
     /// Where the AudioSocket listener is.
     pub media: SocketAddr,
+    /// Ports for RTP.
+    pub rtp: Arc<rtp::Sockets>,
     /// Who takes the calls.
     pub host: Arc<dyn Host>,
     /// For https.
@@ -93,6 +96,7 @@ pub(super) struct Shared {
     pub calls: TaskTracker,
     pub permits: Arc<Semaphore>,
     media: SocketAddr,
+    pub rtp: Arc<rtp::Sockets>,
     local: Mutex<Option<IpAddr>>,
     tls: Arc<ClientConfig>,
     stop: CancellationToken,
@@ -104,7 +108,7 @@ impl Client {
     /// # Errors
     /// What is wrong with its URL, or with TLS.
     pub fn new(started: Started) -> Result<Option<Self>, String> {
-        let Started { name, pbx, media, host, tls, stats } = started;
+        let Started { name, pbx, media, rtp, host, tls, stats } = started;
         let Some(url) = &pbx.url else { return Ok(None) };
         let endpoint = Endpoint::parse(&pbx, url)?;
         let rest = Rest::new(&name, &pbx, endpoint, &tls, Arc::clone(&stats)).map_err(|error| error.to_string())?;
@@ -122,6 +126,7 @@ impl Client {
             calls: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(MAX_CALLS)),
             media,
+            rtp,
             local: Mutex::default(),
             tls,
             stop: CancellationToken::new(),
@@ -171,6 +176,12 @@ impl Shared {
     pub fn media_host(&self) -> String {
         let local = *self.local.lock().unwrap_or_else(PoisonError::into_inner);
         self.pbx.media_at(self.media, local)
+    }
+
+    /// Where this Asterisk is to send RTP for this port.
+    pub fn rtp_host(&self, opened: &rtp::Opened) -> String {
+        let local = *self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rtp.advertised(opened, self.pbx.media_name(), local)
     }
 
     /// Connects, and connects again, until the gateway stops.
@@ -316,6 +327,8 @@ impl Shared {
                 self.update(&channel, |state| state.ringing = true);
             }
             Kind::ChannelDtmfReceived { channel, digit, .. } => {
+                // heard by legs by RTP; all others bring keys by themselves
+                self.registry.press(&channel, &digit);
                 self.update(&channel, |state| state.keys = (state.keys.0.wrapping_add(1), digit.chars().next()));
             }
             Kind::BridgeDestroyed { bridge } => self.update(&bridge, |state| state.left = true),

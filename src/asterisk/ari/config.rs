@@ -9,6 +9,8 @@ use std::{
 use serde::Deserialize;
 use url::Url;
 
+use crate::audio::{AudioFormat, Encoding, Rate};
+
 /// Settings: the PBX of `ARI_URL`, and in it further ones.
 pub type Config = Pbx;
 
@@ -25,6 +27,7 @@ pub struct Pbx {
     /// Our Stasis application.
     pub app: String,
     /// Where this Asterisk reaches the AudioSocket listener: a host, or a host and a port. Unset = the listener's own address.
+    /// RTP goes to the same host, at ports of its own.
     pub media_host: Option<String>,
     /// How audio is carried.
     pub media: Media,
@@ -51,6 +54,16 @@ impl Pbx {
     pub fn all(&self) -> impl Iterator<Item = (&str, &Self)> {
         let further = self.pbx.iter().map(|(name, pbx)| (name.as_str(), pbx));
         std::iter::once(("default", self)).chain(further).filter(|(_, pbx)| pbx.url.is_some())
+    }
+
+    /// The host of [`Self::media_host`].
+    #[must_use]
+    pub fn media_name(&self) -> Option<&str> {
+        let host = self.media_host.as_deref()?;
+        if host.parse::<IpAddr>().is_ok() {
+            return Some(host);
+        }
+        Some(host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name))
     }
 
     /// Where this Asterisk reaches the AudioSocket listener at `listen`, as `host:port`. `local`: our address on the way to the PBX.
@@ -120,6 +133,8 @@ pub enum Media {
     AudioSocket,
     /// Hark connects to Asterisk's HTTP server, where ARI is (chan_websocket).
     WebSocket,
+    /// Packets go to and fro between UDP ports (chan_rtp).
+    Rtp,
 }
 
 /// What a media leg carries.
@@ -131,6 +146,12 @@ pub enum MediaFormat {
     Slin,
     /// 16 kHz: Asterisk 22.7, 21.12, 20.17, 23.1 and later.
     Slin16,
+    /// G.711 µ-law.
+    Ulaw,
+    /// G.711 A-law.
+    Alaw,
+    /// G.722, 16 kHz.
+    G722,
 }
 
 impl MediaFormat {
@@ -140,13 +161,36 @@ impl MediaFormat {
         match self {
             Self::Slin => "slin",
             Self::Slin16 => "slin16",
+            Self::Ulaw => "ulaw",
+            Self::Alaw => "alaw",
+            Self::G722 => "g722",
         }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub const fn audio(self) -> AudioFormat {
+        let (encoding, rate) = match self {
+            Self::Slin => (Encoding::Linear16, Rate::R8K),
+            Self::Slin16 => (Encoding::Linear16, Rate::R16K),
+            Self::Ulaw => (Encoding::Ulaw, Rate::R8K),
+            Self::Alaw => (Encoding::Alaw, Rate::R8K),
+            Self::G722 => (Encoding::G722, Rate::R16K),
+        };
+        AudioFormat { encoding, rate }
+    }
+
+    /// Whether it can be told from others where it is carried so: AudioSocket has one kind for all of 8 kHz.
+    #[must_use]
+    pub fn fits(self, media: Media) -> bool {
+        media != Media::AudioSocket || matches!(self, Self::Slin | Self::Slin16)
     }
 
     /// The format of this name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Slin, Self::Slin16].into_iter().find(|format| format.as_str().eq_ignore_ascii_case(name))
+        let all = [Self::Slin, Self::Slin16, Self::Ulaw, Self::Alaw, Self::G722];
+        all.into_iter().find(|format| format.as_str().eq_ignore_ascii_case(name))
     }
 }
 
@@ -252,6 +296,17 @@ mod tests {
 
     fn endpoint(url: &str) -> Endpoint {
         Endpoint::parse(&Pbx { password: "p".to_owned(), ..Pbx::default() }, url).unwrap()
+    }
+
+    #[test]
+    fn the_host_for_media_may_have_a_port() {
+        for (host, name) in
+            [("10.0.0.5", "10.0.0.5"), ("hark:5001", "hark"), ("2001:db8::1", "2001:db8::1"), ("[::1]:5", "[::1]")]
+        {
+            let pbx = Pbx { media_host: Some(host.to_owned()), ..Pbx::default() };
+            assert_eq!(pbx.media_name(), Some(name));
+        }
+        assert_eq!(Pbx::default().media_name(), None);
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub use self::{
     outbound::{Dial, Progress},
     rest::{ExternalMedia, Origin, Rest, Target},
 };
+use crate::asterisk::rtp;
 pub use crate::asterisk::telemetry::AriStats as Stats;
 
 /// What a [`Host`] answers some time later.
@@ -52,6 +53,9 @@ pub trait Host: fmt::Debug + Send + Sync + 'static {
 
     /// The audio of an announced call waits for us at this URL (`ws://…`).
     fn fetch(&self, uuid: Uuid, media: Url) -> Later<'_, ()>;
+
+    /// The audio of an announced call comes by RTP.
+    fn serve(&self, pending: rtp::Pending) -> Later<'_, ()>;
 
     /// An announced call does not come after all, for a reason with this code.
     fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()>;

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 use super::{consult::Consult, wire::Cause};
+use crate::call::Digit;
 
 /// How a channel or bridge stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,6 +53,8 @@ struct Inner {
     count: u64,
     watched: HashMap<String, (u64, watch::Sender<State>)>,
     calls: HashMap<u64, Placed>,
+    /// By the caller's channel: who takes its keys, where the leg brings none.
+    keys: HashMap<String, (u64, mpsc::Sender<Digit>)>,
 }
 
 impl Registry {
@@ -72,6 +75,26 @@ impl Registry {
         let number = inner.count;
         inner.calls.insert(number, placed);
         Place { number, registry: Arc::clone(self) }
+    }
+
+    /// Gives the keys of `caller` to `keys`, until the returned value is dropped.
+    pub fn listen(self: &Arc<Self>, caller: &str, keys: mpsc::Sender<Digit>) -> Listening {
+        let mut inner = self.lock();
+        inner.count += 1;
+        let number = inner.count;
+        inner.keys.insert(caller.to_owned(), (number, keys.clone()));
+        Listening { caller: caller.to_owned(), number, keys, registry: Arc::clone(self) }
+    }
+
+    /// A key of `caller`. One that a leg does not take in time is lost, as it is for a caller who presses hundreds in a second.
+    pub fn press(&self, caller: &str, key: &str) {
+        let mut chars = key.chars();
+        let digit = chars.next().filter(|_| chars.next().is_none()).and_then(|key| Digit::try_from(key).ok());
+        if let (Some(digit), Some((_, keys))) = (digit, self.lock().keys.get(caller))
+            && keys.try_send(digit).is_err()
+        {
+            tracing::debug!(caller, "a key is lost: the call takes none, or too many came at once");
+        }
     }
 
     /// The live calls with this UUID on the wire.
@@ -162,6 +185,36 @@ impl Drop for Watched {
     }
 }
 
+/// Somebody takes the keys of a caller.
+#[derive(Debug)]
+pub(super) struct Listening {
+    caller: String,
+    number: u64,
+    keys: mpsc::Sender<Digit>,
+    registry: Arc<Registry>,
+}
+
+impl Listening {
+    /// Whether nobody takes them any more.
+    pub fn is_over(&self) -> bool {
+        self.keys.is_closed()
+    }
+
+    /// Waits until nobody takes them any more.
+    pub async fn over(&self) {
+        self.keys.closed().await;
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut inner = self.registry.lock();
+        if inner.keys.get(&self.caller).is_some_and(|(number, _)| *number == self.number) {
+            inner.keys.remove(&self.caller);
+        }
+    }
+}
+
 /// A live call's place.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -204,6 +257,28 @@ mod tests {
         drop(first);
         assert!(registry.update("c", |state| state.entered = true).is_some());
         assert!(second.now().entered);
+    }
+
+    #[tokio::test]
+    async fn keys_go_to_whoever_listens_and_to_nobody_else() {
+        let registry = Arc::new(Registry::default());
+        let (sender, mut keys) = mpsc::channel(2);
+        let listening = registry.listen("c", sender);
+        for (caller, key) in [("d", "1"), ("c", "x"), ("c", "12"), ("c", ""), ("c", "5"), ("c", "#"), ("c", "7")] {
+            registry.press(caller, key);
+        }
+        assert_eq!(keys.recv().await.map(Digit::as_char), Some('5'));
+        assert_eq!(keys.recv().await.map(Digit::as_char), Some('#'));
+        // the third found no room
+        assert!(keys.try_recv().is_err());
+        drop(listening);
+        // also the leg sees that it is over
+        assert_eq!(keys.recv().await, None);
+        let (sender, keys) = mpsc::channel(2);
+        let listening = registry.listen("c", sender);
+        drop(keys);
+        listening.over().await;
+        registry.press("c", "1");
     }
 
     #[test]

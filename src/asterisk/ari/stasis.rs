@@ -8,7 +8,7 @@ mod asking;
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
 use tracing::{Instrument as _, debug, info, info_span, warn};
@@ -22,10 +22,11 @@ use super::{
     consult::Consult,
     ids::Ids,
     metadata::{self, Wanted},
-    registry::{Placed, State, Watched},
+    registry::{Listening, Placed, State, Watched},
     rest::{ExternalMedia, Target},
     wire::Channel,
 };
+use crate::asterisk::rtp::{PortError, Told};
 
 /// How long a media channel may take from its making to its `StasisStart`; Asterisk itself gives up connecting after 2 s.
 const MEDIA: Duration = Duration::from_secs(5);
@@ -53,6 +54,13 @@ enum Fault {
          23.2 or later), or set ari.media = \"audiosocket\""
     )]
     NoWebSocket(String),
+    #[error("{0}")]
+    Port(#[from] PortError),
+    #[error(
+        "Asterisk makes no RTP channel to {host}: {source}; chan_rtp.so and res_rtp_asterisk.so have to be loaded, or set ari.media to \
+         another kind"
+    )]
+    NoRtp { host: String, source: Error },
     #[error("the media channel did not come within {} s", MEDIA.as_secs())]
     MediaLate,
     #[error("the caller hung up")]
@@ -68,11 +76,16 @@ impl Fault {
             Self::Media { .. } => "ari.media.failed",
             Self::MediaEnded(_) => "ari.media.ended",
             Self::NoWebSocket(_) => "ari.media.websocket",
+            Self::Port(_) => "ari.media.port",
+            Self::NoRtp { .. } => "ari.media.rtp",
             Self::MediaLate => "ari.media.late",
             Self::CallerGone => "caller.hangup",
         }
     }
 }
+
+/// A leg by RTP, and whether Hark has taken it.
+type Rtp = (Listening, oneshot::Receiver<()>);
 
 /// A call with everything that belongs to it.
 struct Call {
@@ -82,6 +95,8 @@ struct Call {
     caller: Watched,
     media: Watched,
     bridge: Watched,
+    /// The leg, where it is one that has no connection which would tell its end.
+    leg: Option<Listening>,
     /// Whether the call is known to whoever takes calls.
     announced: bool,
     /// Whether there may be a bridge and a media channel.
@@ -103,7 +118,8 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
     let placed = Placed { uuid, caller: channel.id.clone(), bridge: ids.bridge, asks };
     let place = shared.registry.place(placed);
     let after = shared.pbx.after;
-    let mut call = Call { shared, uuid, channel, caller, media, bridge, announced: false, begun: false, after, asked };
+    let (announced, begun, leg) = (false, false, None);
+    let mut call = Call { shared, uuid, channel, caller, media, bridge, leg, announced, begun, after, asked };
     async move {
         match call.set_up(wanted).await {
             Ok(()) => call.live().await,
@@ -125,8 +141,8 @@ pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, call
     let (channel, format) = (Channel::default(), shared.pbx.format);
     // nobody's dialplan goes on behind a call of ours
     let after = After::Hangup;
-    let (announced, begun) = (true, false);
-    let mut call = Call { shared, uuid, channel, caller: called, media, bridge, announced, begun, after, asked };
+    let (announced, begun, leg) = (true, false, None);
+    let mut call = Call { shared, uuid, channel, caller: called, media, bridge, leg, announced, begun, after, asked };
     match call.connect(format, None).await {
         Ok(()) => call.live().await,
         Err(fault) => call.failed(&fault).await,
@@ -148,7 +164,15 @@ impl Call {
                 "argument {argument:?} of Stasis() is ignored: it is no UUID, or no format (slin, slin16)"
             );
         }
-        let (early, format) = (wanted.early, wanted.format.unwrap_or(pbx.format));
+        let (early, format) =
+            (wanted.early, wanted.format.filter(|format| format.fits(pbx.media)).unwrap_or(pbx.format));
+        if let Some(other) = wanted.format.filter(|wanted| *wanted != format) {
+            let other = other.as_str();
+            warn!(
+                code = "ari.argument",
+                "format={other} of Stasis() is ignored: AudioSocket cannot carry it (ari.media)"
+            );
+        }
         let about = metadata::collect(rest, &shared.name, pbx, &self.channel, wanted).await;
         self.announced = true;
         shared.host.announce(self.uuid, about).await.map_err(Fault::Refused)?;
@@ -163,7 +187,7 @@ impl Call {
         self.begun = true;
         // together: each is a round trip, and none waits for the other
         let (bridge, media) = tokio::join!(self.make_bridge(), self.make_media(&uuid, format));
-        media?;
+        self.leg = media?;
         bridge?;
         self.still_there()?;
         match early {
@@ -184,19 +208,55 @@ impl Call {
         Ok(())
     }
 
-    async fn make_media(&self, uuid: &str, format: MediaFormat) -> Result<(), Fault> {
-        let host = match self.shared.pbx.media {
-            Media::AudioSocket => self.ask_for_media(uuid, format).await?,
-            Media::WebSocket => self.fetch_media(format).await?,
+    async fn make_media(&self, uuid: &str, format: MediaFormat) -> Result<Option<Listening>, Fault> {
+        let (host, leg) = match self.shared.pbx.media {
+            Media::AudioSocket => (self.ask_for_media(uuid, format).await?, None),
+            Media::WebSocket => (self.fetch_media(format).await?, None),
+            Media::Rtp => self.send_media(uuid, format).await?,
+        };
+        let (leg, taken) = leg.unzip();
+        let there = async {
+            let state = self.media.entered().await;
+            match taken {
+                // it has no connection: whether Hark takes the call is asked of Hark
+                Some(taken) if !state.left => taken.await.map_or(State { left: true, ..state }, |()| state),
+                _ => state,
+            }
         };
         tokio::select! {
-            state = timeout(MEDIA, self.media.entered()) => match state {
-                Ok(State { left: false, .. }) => Ok(()),
+            state = timeout(MEDIA, there) => match state {
+                Ok(State { left: false, .. }) => Ok(leg),
                 Ok(_) => Err(Fault::MediaEnded(host)),
                 Err(_) => Err(Fault::MediaLate),
             },
             _ = self.caller.left() => Err(Fault::CallerGone),
         }
+    }
+
+    /// Has Asterisk make a channel that sends RTP to a port of ours.
+    async fn send_media(&self, uuid: &str, format: MediaFormat) -> Result<(String, Option<Rtp>), Fault> {
+        let (rest, app) = (&self.shared.rest, self.shared.pbx.app.as_str());
+        let opened = self.shared.rtp.open()?;
+        let host = self.shared.rtp_host(&opened);
+        let media = ExternalMedia { id: &self.media.id, app, host: &host, format: format.as_str(), uuid };
+        let channel = match rest.external_rtp(media).await {
+            Ok(channel) => channel,
+            Err(source @ (Error::Server { .. } | Error::BadRequest { .. })) => {
+                return Err(Fault::NoRtp { host, source });
+            }
+            Err(other) => return Err(other.into()),
+        };
+        let said = |name: &str| channel.channelvars.get(name).and_then(serde_json::Value::as_str);
+        let told = Told::of(said("UNICASTRTP_LOCAL_ADDRESS"), said("UNICASTRTP_LOCAL_PORT"));
+        if told.0.is_none() {
+            warn!(
+                code = "ari.media.told",
+                "Asterisk does not say where it takes RTP: whoever sends the first packet is taken for it"
+            );
+        }
+        let (pending, line) = opened.call(self.uuid, format.audio(), told);
+        self.shared.host.serve(pending).await;
+        Ok((host, Some((self.shared.registry.listen(&self.caller.id, line.keys), line.taken))))
     }
 
     /// Has Asterisk make a channel that waits, and connect to it.
@@ -236,7 +296,7 @@ impl Call {
         loop {
             tokio::select! { biased;
                 _ = self.caller.left() => return debug!("the caller is gone"),
-                _ = self.media.left() => return debug!("the media channel has ended"),
+                () = self.agent_left() => return debug!("the agent's side has ended"),
                 _ = self.bridge.left() => {
                     return warn!(code = "ari.bridge.destroyed", "somebody else destroyed the bridge of this call");
                 }
@@ -247,6 +307,19 @@ impl Call {
                 }
             }
         }
+    }
+
+    /// The media channel is gone, or the leg, of which its channel does not know.
+    async fn agent_left(&self) {
+        let Some(leg) = &self.leg else { return drop(self.media.left().await) };
+        tokio::select! {
+            _ = self.media.left() => {}
+            () = leg.over() => {}
+        }
+    }
+
+    fn has_agent_left(&self) -> bool {
+        self.media.now().left || self.leg.as_ref().is_some_and(Listening::is_over)
     }
 
     async fn failed(&self, fault: &Fault) {

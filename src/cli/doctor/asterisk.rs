@@ -140,9 +140,20 @@ fn needs(pbx: &Pbx, config: &Config) -> Vec<&'static Need> {
     ];
     const MANAGER: &[Need] = &[may("func_dialplan", "refusing transfers to places that do not exist")];
     const CARRIER: &[Need] = &[must("chan_websocket", "media = \"websocket\"")];
+    const PACKETS: &[Need] = &[
+        must("res_rtp_asterisk", "media = \"rtp\""),
+        must("res_rtp_multicast", "media = \"rtp\" (chan_rtp does not load without it)"),
+        must("chan_rtp", "media = \"rtp\""),
+    ];
+    const WIDE_PACKETS: &[Need] = &[must("codec_g722", "16 kHz by RTP")];
     let mut all: Vec<&Need> = Vec::new();
-    if pbx.media == Media::WebSocket {
-        all.extend(CARRIER);
+    match pbx.media {
+        Media::AudioSocket => {}
+        Media::WebSocket => all.extend(CARRIER),
+        Media::Rtp => all.extend(PACKETS),
+    }
+    if pbx.media == Media::Rtp && matches!(pbx.format, MediaFormat::Slin16 | MediaFormat::G722) {
+        all.extend(WIDE_PACKETS);
     }
     if !pbx.headers.is_empty() {
         all.extend(HEADERS);

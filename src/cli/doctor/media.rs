@@ -20,6 +20,10 @@ pub(super) async fn examine(patient: &Patient<'_>, unable: bool) -> Check {
     if patient.pbx.media == Media::WebSocket {
         return Check::ok(name, "goes to Asterisk's HTTP server (media = \"websocket\"), which answers");
     }
+    if patient.pbx.media == Media::Rtp {
+        let found = "goes by UDP (media = \"rtp\"), which nothing answers: whether it arrives is seen by the first call (rtp.quiet in the log)";
+        return Check::skipped(name, found);
+    }
     if unable {
         return Check::skipped(name, "without chan_audiosocket.so Asterisk cannot connect: see its modules");
     }

@@ -182,6 +182,20 @@ impl Rest {
         self.read(POST, &["channels", "externalMedia"], &query, None).await
     }
 
+    /// Makes a channel that sends RTP to `media.host`; where it takes some is in its variables `UNICASTRTP_LOCAL_ADDRESS` and
+    /// `UNICASTRTP_LOCAL_PORT`. The UUID goes nowhere.
+    pub async fn external_rtp(&self, media: ExternalMedia<'_>) -> Result<Channel, Error> {
+        let query = [
+            ("channelId", media.id),
+            ("app", media.app),
+            ("external_host", media.host),
+            ("encapsulation", "rtp"),
+            ("transport", "udp"),
+            ("format", media.format),
+        ];
+        self.read(POST, &["channels", "externalMedia"], &query, None).await
+    }
+
     /// Has Asterisk connect by an entry of websocket_client.conf (chan_websocket), with `variables` (`a=b,c=d`) as the query of its URI.
     pub async fn dialled_websocket(&self, media: ExternalMedia<'_>, variables: &str) -> Result<(), Error> {
         let data = format!("v({variables})");

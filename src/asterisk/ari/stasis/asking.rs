@@ -56,7 +56,7 @@ impl Call {
             }
         };
         self.end(&called).await;
-        if self.caller.now().left || self.media.now().left {
+        if self.caller.now().left || self.has_agent_left() {
             // whoever listens is told once
             let _ = told.try_send(Consulted::Over);
             if !self.caller.now().left {
@@ -105,7 +105,7 @@ impl Call {
         let over = async {
             tokio::select! {
                 _ = self.caller.left() => {}
-                _ = self.media.left() => {}
+                () = self.agent_left() => {}
                 // nothing can be decided yet but that it is of no use
                 _ = decided.recv() => {}
             }
@@ -139,7 +139,7 @@ impl Call {
         loop {
             tokio::select! { biased;
                 _ = self.caller.left() => return Ok(false),
-                _ = self.media.left() => return Ok(false),
+                () = self.agent_left() => return Ok(false),
                 decision = decided.recv() => return Ok(decision == Some(Decision::Join)),
                 now = called.changed(state) => {
                     if now.left {
@@ -169,7 +169,8 @@ impl Call {
         info!("the caller is with who was asked");
         let _ = told.try_send(Consulted::Joined);
         // the agent leaves by itself
-        if timeout(LEAVING, self.media.left()).await.is_err() {
+        let _ = timeout(LEAVING, self.agent_left()).await;
+        if !self.media.now().left {
             let _ = rest.hang_up(&self.media.id, None).await;
         }
         tokio::select! {
