@@ -12,7 +12,7 @@ use hark::{
     asterisk::{
         ami, ari,
         audiosocket::{self, wire},
-        websocket,
+        rtp, websocket,
     },
     audio::{Rate, file, opus, wav},
     config::{Config, Sources},
@@ -45,6 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("json_objects", json_objects),
     ("llm_answer", llm_answer),
     ("opus_packets", opus_packets),
+    ("rtp_packet", rtp_packet),
     ("sentences", sentences),
     ("service_urls", service_urls),
     ("sound_file", sound_file),
@@ -371,4 +372,25 @@ pub fn webhook_texts(data: &[u8]) {
 pub fn websocket_event(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = websocket::wire::fuzz(&text);
+}
+
+/// Datagrams of RTP, each behind a byte with its length.
+pub fn rtp_packet(data: &[u8]) {
+    let (mut rest, mut keys, mut pressed) = (data, rtp::wire::Keys::default(), 0);
+    let mut events = 0;
+    while let Some((&len, behind)) = rest.split_first() {
+        let (datagram, later) = behind.split_at(usize::from(len).min(behind.len()));
+        rest = later;
+        let Ok(packet) = rtp::wire::parse(datagram) else { continue };
+        assert!(!packet.payload.is_empty() && packet.payload.len() + rtp::wire::HEADER <= datagram.len());
+        let mut bytes = Vec::new();
+        rtp::wire::put(&mut bytes, &packet);
+        assert_eq!(rtp::wire::parse(&bytes), Ok(packet), "written out it is another");
+        if let Some(key) = rtp::wire::key(packet.payload) {
+            events += 1;
+            pressed += u32::from(keys.take(packet.timestamp, key).is_some());
+        }
+    }
+    assert!(pressed <= events, "more keys than packets of them");
+    rtp::fuzz_jitter(data);
 }

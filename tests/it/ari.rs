@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use hark::{asterisk::ari::Pbx, config::Config, webhook::EndpointConfig};
+use hark::{
+    asterisk::ari::{Media, Pbx},
+    config::Config,
+    webhook::EndpointConfig,
+};
 use serde_json::json;
 use tokio::{
     io::copy_bidirectional,
@@ -78,8 +82,8 @@ enum End {
 }
 
 /// `act` befalls each request of a call's life in turn.
-async fn every_point(act: Act, end: End) -> usize {
-    let world = World::start(|_| {}).await;
+async fn every_point(act: Act, end: End, media: Media) -> usize {
+    let world = World::start(|config| config.ari.media = media).await;
     let ari = &world.ari;
     for point in 0..20 {
         ari.obey();
@@ -100,7 +104,7 @@ async fn every_point(act: Act, end: End) -> usize {
     panic!("a call has no end");
 }
 
-async fn every_fault(end: End) {
+async fn every_fault(end: End, media: Media) {
     let acts = [
         Act::Pass,
         Act::Status(401),
@@ -113,18 +117,28 @@ async fn every_fault(end: End) {
         Act::Close,
         Act::Cut,
     ];
-    let points = futures_util::future::join_all(acts.map(|act| every_point(act, end))).await;
+    let points = futures_util::future::join_all(acts.map(|act| every_point(act, end, media))).await;
     assert!(points.iter().all(|points| *points >= 5), "too few points were reached: {points:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_at_every_point_of_a_call_that_the_caller_ends() {
-    every_fault(End::Caller).await;
+    every_fault(End::Caller, Media::AudioSocket).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_at_every_point_of_a_call_that_the_agent_ends() {
-    every_fault(End::Agent).await;
+    every_fault(End::Agent, Media::AudioSocket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_at_every_point_of_a_call_by_rtp_that_the_caller_ends() {
+    every_fault(End::Caller, Media::Rtp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_at_every_point_of_a_call_by_rtp_that_asterisk_ends() {
+    every_fault(End::Agent, Media::Rtp).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,7 @@ mod providers;
 mod receivers;
 mod recordings;
 mod routes;
+mod rtp;
 mod schema;
 mod speech;
 mod store;

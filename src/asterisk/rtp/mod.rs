@@ -64,3 +64,22 @@ impl Config {
         jitter::Limits { least, most: Duration::from_millis(self.jitter_max_ms).max(least) }
     }
 }
+
+/// What a fuzzer calls: a jitter buffer under any packets at any times; 8 bytes each.
+#[doc(hidden)]
+pub fn fuzz_jitter(data: &[u8]) {
+    let mut now = std::time::Instant::now();
+    let mut jitter = jitter::Jitter::new(8_000, Config::default().limits(), now);
+    for &[s0, s1, t0, t1, t2, t3, ticks, wait] in data.as_chunks::<8>().0 {
+        now += Duration::from_millis(u64::from(wait));
+        let place = jitter::Place {
+            sequence: u16::from_be_bytes([s0, s1]),
+            timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
+            ticks: u32::from(ticks),
+        };
+        let _ = jitter.put(place, &[ticks], now);
+        // a time has so many frames, whatever comes
+        let due = std::iter::from_fn(|| jitter.pop(now)).take(1_000).count();
+        assert!(due < 1_000, "there is no end of what is due");
+    }
+}

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::{broadcast, watch},
     time::{interval, timeout},
 };
@@ -63,11 +63,21 @@ struct State {
     /// Whether each is in the application.
     channels: BTreeMap<String, bool>,
     media: BTreeMap<String, AbortOnDropHandle<()>>,
+    rtp: Vec<RtpPeer>,
     bridges: BTreeMap<String, BTreeSet<String>>,
     /// Method and path without identities, of requests about a call.
     requests: Vec<String>,
     continued: Vec<String>,
     rule: Option<Rule>,
+}
+
+/// Asterisk's end of a call by RTP.
+#[derive(Clone)]
+pub struct RtpPeer {
+    pub socket: Arc<UdpSocket>,
+    /// Where it was told to send to.
+    pub to: SocketAddr,
+    pub format: String,
 }
 
 struct Inner {
@@ -161,6 +171,12 @@ impl FakeAri {
         let mut state = self.inner.lock();
         state.channels.extend(channels.iter().map(|id| ((*id).to_owned(), true)));
         state.bridges.insert(bridge.to_owned(), channels.iter().map(|id| (*id).to_owned()).collect());
+    }
+
+    /// The call by RTP of this number (from 0), once it has been asked for.
+    pub async fn rtp(&self, number: usize) -> RtpPeer {
+        self.until("asked for RTP", |ari| ari.inner.state.lock().unwrap().rtp.len() > number).await;
+        self.inner.lock().rtp[number].clone()
     }
 
     pub fn subscribers(&self) -> usize {
@@ -303,6 +319,10 @@ impl Inner {
                     None => (404, json!({"message": "Bridge not found"})),
                 }
             }
+            ("POST", ["channels", "externalMedia"]) if get("encapsulation") == "rtp" => {
+                assert_eq!(get("transport"), "udp");
+                self.rtp(&get("channelId"), &get("external_host"), get("format")).await
+            }
             ("POST", ["channels", "externalMedia"]) => {
                 self.media(&get("channelId"), &get("external_host"), &get("data")).await
             }
@@ -330,6 +350,21 @@ impl Inner {
         }
         self.tell("StasisEnd", id);
         (204, Value::Null)
+    }
+
+    async fn rtp(self: &Arc<Self>, id: &str, host: &str, format: String) -> (u16, Value) {
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let port = socket.local_addr().unwrap().port().to_string();
+        {
+            let mut state = self.lock();
+            state.channels.insert(id.to_owned(), true);
+            state.media.insert(id.to_owned(), AbortOnDropHandle::new(tokio::spawn(async {})));
+            state.rtp.push(RtpPeer { socket, to: host.parse().unwrap(), format });
+        }
+        let event = json!({"type": "StasisStart", "application": self.app, "args": [], "channel": {"id": id}});
+        let _ = self.events.send(Message::text(event.to_string()));
+        let told = json!({"UNICASTRTP_LOCAL_ADDRESS": "127.0.0.1", "UNICASTRTP_LOCAL_PORT": port});
+        (200, json!({"id": id, "channelvars": told}))
     }
 
     async fn media(self: &Arc<Self>, id: &str, host: &str, uuid: &str) -> (u16, Value) {
