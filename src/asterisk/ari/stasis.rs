@@ -338,7 +338,9 @@ impl Call {
     }
 
     /// Leaves nothing behind: the caller goes on, channel and bridge go.
-    async fn take_down(&self) {
+    async fn take_down(&mut self) {
+        // a leg without a connection has nobody else to tell it
+        self.leg = None;
         let rest = &self.shared.rest;
         // first the caller, who hears nothing meanwhile
         let caller = match self.caller.now().left {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -10,7 +10,6 @@ use std::{
 };
 
 use futures_core::Stream;
-use ipnet::IpNet;
 use tokio::{
     io::ReadBuf,
     net::UdpSocket,
@@ -19,10 +18,12 @@ use tokio::{
 };
 
 use super::{
-    Config, Identified,
+    Identified,
     codec::Codec,
     conceal::Concealer,
     jitter::{Before, Due, Jitter, Place, Taken},
+    peer::Peer,
+    sender::Sender,
     wire::{self, Keys, Packet},
 };
 use crate::{
@@ -38,8 +39,6 @@ const LONGEST: u32 = 5;
 /// What a poll may spend before others get their turn: a frame costs [`FRAME_COST`], a packet one.
 const TURN: u32 = 64;
 const FRAME_COST: u32 = 8;
-/// Packets that come no further apart than this are one stretch of sound, however late.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Without any packet for so long there is something to be said.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -55,7 +54,7 @@ pub struct Leg {
     concealer: Concealer,
     framer: Framer,
     source: Option<u32>,
-    out: Outgoing,
+    sender: Sender,
     state: State,
     hung_up: bool,
     samples: Vec<i16>,
@@ -68,28 +67,6 @@ pub struct Leg {
     spent: u32,
     warned: Warned,
     stats: Arc<RtpStats>,
-}
-
-/// Who we talk to.
-#[derive(Debug)]
-struct Peer {
-    address: Option<SocketAddr>,
-    /// Nobody else is listened to any more.
-    locked: bool,
-    allow: Vec<IpNet>,
-    /// Our socket speaks IPv6 only.
-    v6: bool,
-}
-
-/// Our own stream.
-#[derive(Debug)]
-struct Outgoing {
-    sequence: u16,
-    timestamp: u32,
-    source: u32,
-    last: Option<Instant>,
-    payload: Vec<u8>,
-    datagram: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,40 +85,6 @@ struct Warned {
     quiet: bool,
     receiving: bool,
     sending: bool,
-}
-
-impl Peer {
-    fn new(told: Option<SocketAddr>, config: &Config) -> Self {
-        Self {
-            address: told,
-            locked: told.is_some() && !config.learn_peer,
-            allow: config.allow.clone(),
-            v6: config.bind.is_ipv6(),
-        }
-    }
-
-    /// Whether a packet from there may be of this call.
-    fn may_be(&self, from: SocketAddr) -> bool {
-        match self.locked {
-            true => self.address == Some(from),
-            false => self.allow.is_empty() || self.allow.iter().any(|net| net.contains(&from.ip())),
-        }
-    }
-
-    /// A packet from there is of this call.
-    const fn is(&mut self, from: SocketAddr) {
-        if !self.locked {
-            (self.address, self.locked) = (Some(from), true);
-        }
-    }
-
-    /// As the socket wants it.
-    fn to(&self) -> Option<SocketAddr> {
-        self.address.map(|address| match address.ip() {
-            IpAddr::V4(ip) if self.v6 => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
-            _ => address,
-        })
-    }
 }
 
 impl Leg {
@@ -164,14 +107,7 @@ impl Leg {
             told_keys: tie.keys,
             keys: Keys::default(),
             source: None,
-            out: Outgoing {
-                sequence: rand::random(),
-                timestamp: rand::random(),
-                source: rand::random(),
-                last: None,
-                payload: Vec::new(),
-                datagram: Vec::new(),
-            },
+            sender: Sender::new(),
             state: State::Open,
             hung_up: false,
             samples: Vec::new(),
@@ -421,32 +357,12 @@ impl Leg {
         }
         // nobody knows yet where Asterisk is: what is said until then is heard by nobody
         let Some(to) = self.peer.to() else { return Sent::Whole };
-        let now = Instant::now();
-        let ticks = self.codec.out_ticks();
-        // slots in which nothing was said: time goes on in the stream
-        let skipped = self.out.last.map_or(0, |last| match now.saturating_duration_since(last) {
-            pause if pause < PAUSE => 0,
-            pause => u32::try_from(pause.as_millis() / 20).unwrap_or(u32::MAX).saturating_sub(1),
-        });
-        let timestamp = self.out.timestamp.wrapping_add(skipped.wrapping_mul(ticks));
-        self.out.payload.clear();
-        self.codec.encode(&frame, &mut self.out.payload);
-        let packet = Packet {
-            marker: skipped > 0 || self.out.last.is_none(),
-            payload_type: self.codec.out_type,
-            sequence: self.out.sequence,
-            timestamp,
-            source: self.out.source,
-            payload: &self.out.payload,
-        };
-        self.out.datagram.clear();
-        wire::put(&mut self.out.datagram, &packet);
-        match self.socket.try_send_to(&self.out.datagram, to) {
+        let now = Instant::now().into_std();
+        let datagram = self.sender.packet(&frame, &mut self.codec, now);
+        match self.socket.try_send_to(datagram, to) {
             Ok(_) => {
                 self.stats.packets_out.inc();
-                self.out.sequence = self.out.sequence.wrapping_add(1);
-                self.out.timestamp = timestamp.wrapping_add(ticks);
-                self.out.last = Some(now);
+                self.sender.sent(&self.codec, now);
                 Sent::Whole
             }
             Err(error) => {

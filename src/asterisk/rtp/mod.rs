@@ -7,7 +7,9 @@ mod codec;
 mod conceal;
 mod jitter;
 mod leg;
+mod peer;
 mod ports;
+mod sender;
 pub mod wire;
 
 use std::{
