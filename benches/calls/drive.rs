@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    Result,
+    Result, legs,
     phone::{self, PERIOD, Seen, Speech, Window},
     proc::{self, Server},
     provider, report,
@@ -40,6 +40,7 @@ struct Plan {
     window: Duration,
     burst: u32,
     conversations: Vec<u32>,
+    legs: u32,
 }
 
 impl Plan {
@@ -51,6 +52,7 @@ impl Plan {
             window: Duration::from_secs(list("HARK_BENCH_SECONDS", "10")?[0]),
             burst: list("HARK_BENCH_BURST", "30")?[0],
             conversations: list("HARK_BENCH_CONVERSATIONS", "50,200,350")?,
+            legs: list("HARK_BENCH_LEGS", "200")?[0],
         })
     }
 }
@@ -86,7 +88,11 @@ pub fn drive() -> Result<()> {
         if plan.burst > 0 {
             burst(&plan.servers, &service, plan.burst).await?;
         }
-        conversations(&plan, &service).await
+        conversations(&plan, &service).await?;
+        if plan.legs > 0 {
+            legs::table(plan.legs, plan.runs, plan.window).await?;
+        }
+        Ok(())
     })
 }
 

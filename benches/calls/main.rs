@@ -5,12 +5,13 @@
 //!
 //! `HARK_BENCH_CALLS` (50,200,500,1000), `HARK_BENCH_RUNS` (3), `HARK_BENCH_SECONDS` (10), `HARK_BENCH_BURST` (30, in s; 0: none) and
 //! `HARK_BENCH_SERVERS` (hark,bridge; hark-40ms has two frames in each message to the service) change what is run. A second table has conversations through a cascade with everything on, at
-//! `HARK_BENCH_CONVERSATIONS` (50,200,350; 0: none) calls.
+//! `HARK_BENCH_CONVERSATIONS` (50,200,350; 0: none) calls, and a third what each kind of leg costs by itself, `HARK_BENCH_LEGS` (200; 0: none) of them.
 #![allow(missing_docs)]
 
 mod allocations;
 mod bridge;
 mod drive;
+mod legs;
 mod phone;
 mod proc;
 mod provider;
