@@ -296,7 +296,7 @@ impl Call {
         loop {
             tokio::select! { biased;
                 _ = self.caller.left() => return debug!("the caller is gone"),
-                () = self.agent_left() => return debug!("the agent's side has ended"),
+                () = agent_left(&self.media, self.leg.as_ref()) => return debug!("the agent's side has ended"),
                 _ = self.bridge.left() => {
                     return warn!(code = "ari.bridge.destroyed", "somebody else destroyed the bridge of this call");
                 }
@@ -309,13 +309,8 @@ impl Call {
         }
     }
 
-    /// The media channel is gone, or the leg, of which its channel does not know.
     async fn agent_left(&self) {
-        let Some(leg) = &self.leg else { return drop(self.media.left().await) };
-        tokio::select! {
-            _ = self.media.left() => {}
-            () = leg.over() => {}
-        }
+        agent_left(&self.media, self.leg.as_ref()).await;
     }
 
     fn has_agent_left(&self) -> bool {
@@ -394,5 +389,19 @@ impl Call {
             }
             result => result,
         }
+    }
+}
+
+/// The media channel is gone, or the leg, of which its channel does not know.
+async fn agent_left(media: &Watched, leg: Option<&Listening>) {
+    let over = async {
+        match leg {
+            Some(leg) => leg.over().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = media.left() => {}
+        () = over => {}
     }
 }
