@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hark::asterisk::ari::Media;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -150,8 +151,22 @@ async fn whoever_refuses_or_is_not_there_leaves_the_caller_with_the_agent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_key_whoever_answers_takes_the_caller_and_both_need_no_gateway() {
+    taken(Media::AudioSocket).await;
+}
+
+/// Nobody tells of the end of such a leg but the leg.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_rtp_whoever_answers_takes_the_caller_and_both_need_no_gateway() {
+    taken(Media::Rtp).await;
+}
+
+async fn taken(media: Media) {
     let mut callee = Callee::start().await;
-    let world = World::start(dial(&callee)).await;
+    let world = World::start(|config| {
+        dial(&callee)(config);
+        config.ari.media = media;
+    })
+    .await;
     let (call, _, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
     let (status, body) = attend(&world, uuid, json!({"to": "nobody", "via": "nowhere"})).await;
     assert_eq!((status, &body["code"]), (409, &json!("outbound.via")), "{body}");
