@@ -22,6 +22,7 @@ mod tts;
 pub mod utf8;
 mod vendor;
 pub mod websocket;
+mod wyoming;
 
 /// What a fuzzer calls (`fuzz/`): parsers that are nobody else's business.
 #[doc(hidden)]

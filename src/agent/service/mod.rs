@@ -120,6 +120,15 @@ impl Service {
         }
     }
 
+    /// Whether it has to be told when the caller begins and stops speaking.
+    #[must_use]
+    pub fn wants_edges(&self) -> bool {
+        match self {
+            Self::Url(url) => url.scheme().starts_with("ws"),
+            Self::Named(_) => true,
+        }
+    }
+
     /// Where it is, without credentials.
     #[must_use]
     pub fn address(&self) -> &Url {

@@ -10,6 +10,7 @@ mod pcm;
 mod post;
 mod rime;
 mod ws;
+mod wyoming;
 
 pub use pcm::{Pcm, fuzz};
 pub use post::number;
@@ -45,6 +46,8 @@ pub enum Tts {
     Post(post::Service),
     /// A vendor, over a WebSocket.
     Line(line::Service),
+    /// Wyoming.
+    Wyoming(wyoming::Service),
 }
 
 /// Part of what is spoken.
@@ -74,6 +77,8 @@ pub enum Speech {
     Ws(ws::Speech),
     /// A vendor, over a WebSocket.
     Line(Box<line::Speech>),
+    /// Wyoming.
+    Wyoming(Box<wyoming::Speech>),
 }
 
 impl Tts {
@@ -97,6 +102,7 @@ impl Tts {
     fn vendor(ctx: Context, named: Named, health: Health) -> Result<Self, Failure> {
         let dialect: Box<dyn Dialect> = match named.vendor {
             Vendor::OpenAi | Vendor::Piper => return Ok(Self::Post(post::Service::new(ctx, named, health))),
+            Vendor::Wyoming => return Ok(Self::Wyoming(wyoming::Service::new(ctx, named, health))),
             Vendor::Deepgram => Box::new(aura::Aura::new(&ctx, named)),
             Vendor::ElevenLabs => Box::new(elevenlabs::ElevenLabs::new(&ctx, named)),
             Vendor::Cartesia => Box::new(cartesia::Cartesia::new(&ctx, named)),
@@ -115,6 +121,7 @@ impl Tts {
             Self::Http(service) => service.speak(text).await.map(Speech::Http),
             Self::Ws(service) => service.speak(text).await.map(Speech::Ws),
             Self::Post(service) => service.speak(text).await.map(Speech::Http),
+            Self::Wyoming(service) => Ok(Speech::Wyoming(Box::new(service.speak(text).await?))),
             Self::Line(service) => Ok(Speech::Line(Box::new(service.speak(text).await))),
         }
     }
@@ -127,6 +134,7 @@ impl Speech {
             Self::Http(speech) => Ok(speech.next().await?.map(Chunk::Samples)),
             Self::Ws(speech) => speech.next().await,
             Self::Line(speech) => speech.next().await,
+            Self::Wyoming(speech) => Ok(speech.next().await?.map(Chunk::Samples)),
         }
     }
 }

@@ -6,6 +6,7 @@ mod stt_faults;
 mod stt_vendors;
 mod tts_faults;
 mod tts_vendors;
+mod utterances;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

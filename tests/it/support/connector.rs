@@ -131,12 +131,16 @@ impl Exchange {
 
     /// The JSON body.
     pub async fn json(&mut self) -> serde_json::Value {
+        serde_json::from_slice(&self.body().await).unwrap()
+    }
+
+    /// The whole body.
+    pub async fn body(&mut self) -> Vec<u8> {
         let len: usize = self.header("content-length").unwrap().parse().unwrap();
         while self.unread.len() < len {
             assert!(self.fill().await, "the body broke off");
         }
-        let body: Vec<u8> = self.unread.drain(..len).collect();
-        serde_json::from_slice(&body).unwrap()
+        self.unread.drain(..len).collect()
     }
 
     /// Raw bytes.
