@@ -74,7 +74,16 @@ receivers() {
       && npm install --silent --no-audit --no-fund --prefix "$dir/node" || say "it cannot be installed: the Node receiver will not be tested"
   fi
 }
-[ "$goal" = test ] && (receivers)
+# The fakes of speech vendors (tests/it/providers/) are checked by the vendors' own libraries, where those can be had.
+speech_sdks() {
+  local dir=$cache/speech-sdks from
+  from=$(cd "$(dirname "$0")/../tests/sdk" && pwd)
+  cmp -s "$from/requirements.txt" "$dir/requirements.txt" && return 0
+  say "installing the Python libraries of speech vendors into $dir"
+  python3 -m venv "$dir" && "$dir/bin/pip" install --quiet -r "$from/requirements.txt" \
+    && cp "$from/requirements.txt" "$dir/" || say "they cannot be installed: the fakes of speech vendors will not be checked"
+}
+[ "$goal" = test ] && (receivers; speech_sdks)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || { missing=(ca-certificates); install_packages; }
 
 case $goal in

@@ -336,7 +336,7 @@ fn mode(route: &Route, interrupt_listening: bool) -> Mode {
         Route::Cascade { asr, .. } => Mode {
             barge_in: !interrupt_listening,
             deaf_while_speaking: interrupt_listening,
-            speech_edges: asr.wants_edges(),
+            speech_edges: asr.streams(),
             digits_interrupt: true,
             obeys: true,
             transcribes: true,

@@ -112,7 +112,7 @@ pub struct ServiceError(pub Vec<String>);
 impl Service {
     /// Whether it tells words while they are spoken, as a recogniser.
     #[must_use]
-    pub fn streams(&self) -> bool {
+    pub fn tells_early(&self) -> bool {
         match self {
             Self::Url(url) => url.scheme().starts_with("ws"),
             // these two hear whole utterances
@@ -120,9 +120,9 @@ impl Service {
         }
     }
 
-    /// Whether it has to be told when the caller begins and stops speaking.
+    /// Whether the caller's turns are told to it, as a recogniser: when they begin and stop speaking.
     #[must_use]
-    pub fn wants_edges(&self) -> bool {
+    pub fn streams(&self) -> bool {
         match self {
             Self::Url(url) => url.scheme().starts_with("ws"),
             Self::Named(_) => true,

@@ -2,6 +2,7 @@
 //! says something unknown in every session. `tests/sdk/` has the vendors' own libraries talk to the same words.
 
 mod gateway;
+mod sdk;
 mod stt_faults;
 mod stt_vendors;
 mod tts_faults;
@@ -71,9 +72,19 @@ impl Fake {
     }
 
     /// The next connection, taken.
-    #[allow(clippy::result_large_err)]
     pub async fn accept(&self) -> Peer {
-        let stream = self.raw().await;
+        Self::shake(self.raw().await).await
+    }
+
+    /// The same of somebody who takes a while to start.
+    pub async fn accept_slowly(&self) -> Peer {
+        let (stream, _) =
+            tokio::time::timeout(Duration::from_secs(60), self.listener.accept()).await.expect("nobody comes").unwrap();
+        Self::shake(stream).await
+    }
+
+    #[allow(clippy::result_large_err)]
+    async fn shake(stream: TcpStream) -> Peer {
         let mut asked = None;
         let note = |request: &Request, response: Response| {
             asked = Some((request.uri().clone(), request.headers().clone()));

@@ -150,11 +150,11 @@ pub const ASSEMBLYAI: Vendor = Vendor {
     finalize: Some(r#"{"type":"ForceEndpoint"}"#),
     partial: |text| {
         vec![
-            json!({"type": "Turn", "turn_order": 0, "turn_is_formatted": false, "end_of_turn": false, "transcript": text, "words": []}),
+            json!({"type": "Turn", "turn_order": 0, "turn_is_formatted": false, "end_of_turn": false, "end_of_turn_confidence": 0.1, "transcript": text, "words": []}),
         ]
     },
     last: |text, at| {
-        let turn = |formatted: bool| json!({"type": "Turn", "turn_order": at, "turn_is_formatted": formatted, "end_of_turn": true, "transcript": text, "words": []});
+        let turn = |formatted: bool| json!({"type": "Turn", "turn_order": at, "turn_is_formatted": formatted, "end_of_turn": true, "end_of_turn_confidence": 0.9, "transcript": text, "words": []});
         vec![turn(false), turn(true)]
     },
     error: |last| {

@@ -127,7 +127,7 @@ impl Conductor {
             generation: 0,
             pending: VecDeque::new(),
             lost: 0,
-            caller: Caller::new(services.asr.streams()),
+            caller: Caller::new(services.asr.tells_early()),
             running: None,
             sayings: services.greeting.map(|text| Saying { text, shown: prompted, protect }).into_iter().collect(),
             queued: None,

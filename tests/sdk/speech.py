@@ -1,0 +1,200 @@
+"""Has a vendor's own library talk to a fake of the tests: speech.py VENDOR HOST:PORT KEY.
+
+Prints what the library understood, one line each: "text ..." for words, "audio N" for bytes of speech.
+"""
+
+import asyncio
+import base64
+import sys
+import threading
+
+AUDIO = b"\xff" * 160 * 40
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def deepgram(address, key):
+    from deepgram import DeepgramClient
+    from deepgram.environment import DeepgramClientEnvironment
+
+    base = f"ws://{address}"
+    environment = DeepgramClientEnvironment(base=f"http://{address}", production=base, agent=base, agent_rest=base)
+    return DeepgramClient(api_key=key, environment=environment)
+
+
+def nova(address, key):
+    with deepgram(address, key).listen.v1.connect(
+        model="nova-3", encoding="mulaw", sample_rate="8000", channels="1", interim_results="true", vad_events="true",
+        endpointing="300", utterance_end_ms="1000", smart_format="true", language="en",
+    ) as socket:
+        socket.send_media(AUDIO)
+        socket.send_finalize()
+        while True:
+            event = socket.recv()
+            if getattr(event, "type", None) == "Results" and event.is_final:
+                return say("text", event.channel.alternatives[0].transcript)
+
+
+def flux(address, key):
+    with deepgram(address, key).listen.v2.connect(
+        model="flux-general-en", encoding="mulaw", sample_rate="8000", eot_threshold="0.8"
+    ) as socket:
+        socket.send_media(AUDIO)
+        while True:
+            event = socket.recv()
+            if getattr(event, "event", None) == "EndOfTurn":
+                return say("text", event.transcript)
+
+
+def soniox(address, key):
+    from soniox import SonioxClient
+    from soniox.types import RealtimeSTTConfig
+
+    client = SonioxClient(api_key=key, websocket_base_url=f"ws://{address}/transcribe-websocket")
+    config = RealtimeSTTConfig(
+        model="stt-rt-v5", audio_format="mulaw", num_channels=1, sample_rate=8000, enable_endpoint_detection=True,
+        language_hints=["en"],
+    )
+    with client.realtime.stt.connect(config=config) as session:
+        session.send_byte_chunk(AUDIO)
+        session.finalize()
+        words = ""
+        for event in session.receive_events():
+            words += "".join(token.text for token in event.tokens if token.is_final)
+            if "<end>" in words:
+                return say("text", words.replace("<end>", ""))
+
+
+def assemblyai(address, key):
+    from assemblyai.streaming import v3
+
+    client = v3.StreamingClient(v3.StreamingClientOptions(api_key=key, api_host=f"ws://{address}"))
+    heard = threading.Event()
+
+    def turn(_client, event):
+        if event.end_of_turn and not heard.is_set():
+            say("text", event.transcript)
+            heard.set()
+
+    client.on(v3.StreamingEvents.Turn, turn)
+    client.connect(
+        v3.StreamingParameters(
+            sample_rate=8000, encoding="pcm_mulaw", speech_model="universal-streaming-english", format_turns=False,
+            min_turn_silence=400,
+        )
+    )
+    client.stream(AUDIO)
+    client.force_endpoint()
+    heard.wait(10)
+
+
+def speechmatics(address, key):
+    from speechmatics.rt import (
+        AsyncClient, AudioEncoding, AudioFormat, ConversationConfig, ServerMessageType, TranscriptionConfig,
+    )
+
+    async def run():
+        heard = asyncio.Event()
+        client = AsyncClient(api_key=key, url=f"ws://{address}/v2")
+
+        @client.on(ServerMessageType.ADD_TRANSCRIPT)
+        def transcript(message):
+            say("text", message["metadata"]["transcript"])
+            heard.set()
+
+        await client.start_session(
+            transcription_config=TranscriptionConfig(
+                language="en", model="enhanced", max_delay=1.0, max_delay_mode="flexible", enable_partials=True,
+                conversation_config=ConversationConfig(end_of_utterance_silence_trigger=0.5),
+            ),
+            audio_format=AudioFormat(encoding=AudioEncoding.MULAW, sample_rate=8000),
+        )
+        await client.send_audio(AUDIO)
+        await client.force_end_of_utterance()
+        await asyncio.wait_for(heard.wait(), 10)
+
+    asyncio.run(run())
+
+
+def scribe(address, key):
+    from elevenlabs.realtime.connection import RealtimeEvents
+    from elevenlabs.realtime.scribe import AudioFormat, CommitStrategy, ScribeRealtime
+
+    async def run():
+        heard = asyncio.Event()
+        connection = await ScribeRealtime(api_key=key, base_url=f"ws://{address}").connect(
+            {
+                "model_id": "scribe_v2_realtime", "audio_format": AudioFormat("ulaw_8000"), "sample_rate": 8000,
+                "commit_strategy": CommitStrategy.MANUAL, "language_code": "en",
+            }
+        )
+
+        def committed(data):
+            say("text", data["text"])
+            heard.set()
+
+        connection.on(RealtimeEvents.COMMITTED_TRANSCRIPT, committed)
+        await connection.send({"audio_base_64": base64.b64encode(AUDIO).decode()})
+        await connection.commit()
+        await asyncio.wait_for(heard.wait(), 10)
+
+    asyncio.run(run())
+
+
+def aura(address, key):
+    from deepgram.speak.v1.types import SpeakV1Text
+
+    with deepgram(address, key).speak.v1.connect(
+        model="aura-2-thalia-en", encoding="linear16", sample_rate="8000"
+    ) as socket:
+        socket.send_text(SpeakV1Text(type="Speak", text="Say this."))
+        socket.send_flush()
+        audio = 0
+        while True:
+            event = socket.recv()
+            if isinstance(event, bytes):
+                audio += len(event)
+            elif getattr(event, "type", None) == "Flushed":
+                return say("audio", audio)
+
+
+def cartesia(address, key):
+    from cartesia import Cartesia
+
+    client = Cartesia(api_key=key, base_url=f"http://{address}", websocket_base_url=f"ws://{address}")
+    with client.tts.websocket_connect() as connection:
+        context = connection.context(
+            "c1", model_id="sonic-3", voice={"mode": "id", "id": "v1"}, language="en", add_timestamps=True,
+            output_format={"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000}, max_buffer_delay_ms=0,
+        )
+        context.send(
+            model_id="sonic-3", transcript="Say this.", voice={"mode": "id", "id": "v1"}, language="en", continue_=False,
+            add_timestamps=True, output_format={"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000},
+        )
+        audio = 0
+        for event in context.receive():
+            if event.type == "chunk":
+                audio += len(event.audio)
+            elif event.type == "timestamps":
+                say("words", *event.word_timestamps.words)
+        return say("audio", audio)
+
+
+def elevenlabs_models(_address, _key):
+    """Validates what our client says (lines of JSON) by the library's own models."""
+    import json
+
+    from elevenlabs.types import WebsocketTtsClientMessageMulti as Multi
+    from pydantic import ConfigDict
+
+    strict = type("Strict", (Multi,), {"model_config": ConfigDict(extra="forbid")})
+    for line in sys.stdin:
+        message = json.loads(line)
+        strict.model_validate(message)
+        say("valid", *message)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](sys.argv[2], sys.argv[3])
