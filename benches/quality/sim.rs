@@ -123,6 +123,7 @@ pub fn play(scene: &Scene) -> Outcome {
                 ambience: None,
                 apology: Arc::new([]),
                 budget: Budget::of_bytes(64 << 20),
+                screen: None,
             },
             tape: None,
             audio: Arc::new(audio::Config::default()),

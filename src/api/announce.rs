@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{State, sts_url};
 use crate::{
-    call::CallId,
+    call::{CallId, OnMachine},
     net,
     session::{Announcement, Announcements},
     webhook::{Failed, Undecided, shown},
@@ -112,8 +112,9 @@ pub async fn announce_outbound<A: Announcements>(
     call: CallId,
     uuid: Uuid,
     payload: Map<String, Value>,
+    screen: Option<OnMachine>,
 ) -> Result<(), String> {
-    announce_as(state, call, Request { uuid, payload }).await.map(drop)
+    announce_as(state, call, Request { uuid, payload }, screen).await.map(drop)
 }
 
 /// Remembers the call, asks the receiver, remembers what it said.
@@ -121,13 +122,19 @@ pub async fn announce_outbound<A: Announcements>(
 /// # Errors
 /// Why the call is not to be taken.
 pub(super) async fn announce<A: Announcements>(state: &State<A>, request: Request) -> Result<Answer, String> {
-    announce_as(state, CallId::new(), request).await
+    announce_as(state, CallId::new(), request, None).await
 }
 
-async fn announce_as<A: Announcements>(state: &State<A>, call: CallId, request: Request) -> Result<Answer, String> {
+async fn announce_as<A: Announcements>(
+    state: &State<A>,
+    call: CallId,
+    request: Request,
+    screen: Option<OnMachine>,
+) -> Result<Answer, String> {
     let Request { uuid, payload } = request;
     let sts_url = state.sts_url.as_deref().map(|base| sts_url::with_parameters(base, &payload));
-    let mut announcement = Announcement { call: Some(call.into()), payload, sts_url, ..Announcement::default() };
+    let mut announcement =
+        Announcement { call: Some(call.into()), payload, sts_url, screen, ..Announcement::default() };
     // before the receiver is asked: the caller may be connected before a slow one answers
     state.announcements.put(uuid, announcement.clone()).await;
     info!(%call, %uuid, parameters = announcement.payload.len(), "Call announced");

@@ -22,7 +22,7 @@ use super::{
     webhooks::guard,
 };
 use crate::{
-    call::{Attended, Begun, Collect, Digit, Origination, Outbound, Refusal, Refused, Request, Say, Target},
+    call::{Attended, Begun, Collect, Digit, OnMachine, Origination, Outbound, Refusal, Refused, Request, Say, Target},
     session::Announcements,
 };
 
@@ -86,6 +86,34 @@ struct Placed {
     timeout_s: Option<u32>,
     uuid: Option<Uuid>,
     metadata: Map<String, Value>,
+    machine: Option<Machine>,
+    message: Option<String>,
+}
+
+/// What is done with a machine that answers.
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Machine {
+    Speak,
+    Hangup,
+    Message,
+}
+
+/// What is asked about machines, as the call is told.
+fn screened(machine: Option<Machine>, message: Option<String>) -> Result<Option<OnMachine>, String> {
+    Ok(match (machine, message) {
+        (None, None) => None,
+        (Some(Machine::Speak), None) => Some(OnMachine::Speak),
+        (Some(Machine::Hangup), None) => Some(OnMachine::Hangup),
+        (Some(Machine::Message), Some(text)) if !text.trim().is_empty() && text.len() <= MAX_TEXT => {
+            Some(OnMachine::Message(text))
+        }
+        _ => {
+            return Err(format!(
+                "\"machine\" is \"speak\", \"hangup\" or \"message\"; that alone needs a \"message\" of at most {MAX_TEXT} bytes"
+            ));
+        }
+    })
 }
 
 /// How long the key is waited for by which somebody takes a caller, in s.
@@ -116,17 +144,18 @@ fn check_dialling(caller_id: Option<&str>, timeout_s: Option<u32>) -> Result<(),
 
 /// Reads a call that is to be made, and what is to be known about it.
 fn placed(body: &[u8], key: Option<String>) -> Result<(Outbound, Map<String, Value>), String> {
-    let Placed { to, via, pbx, caller_id, timeout_s, uuid, metadata } =
+    let Placed { to, via, pbx, caller_id, timeout_s, uuid, metadata, machine, message } =
         serde_json::from_slice(body).map_err(|reason| unread(&reason))?;
     check_number(&to)?;
     check_dialling(caller_id.as_deref(), timeout_s)?;
     if key.as_deref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
         return Err(format!("Idempotency-Key has 1 to {MAX_KEY} characters"));
     }
+    let screen = screened(machine, message)?;
     let mut about = metadata;
     about.insert("direction".to_owned(), "outbound".into());
     about.insert("to".to_owned(), to.as_str().into());
-    Ok((Outbound { to, via, pbx, caller_id, timeout_s, uuid, key }, about))
+    Ok((Outbound { to, via, pbx, caller_id, timeout_s, uuid, screen, key }, about))
 }
 
 async fn place<A: Announcements>(extract::State(shared): Extracted<A>, headers: HeaderMap, body: Body) -> Response {

@@ -257,6 +257,7 @@ impl Calls {
             ambience: sounds.ambience,
             apology: sounds.apology,
             budget: Arc::clone(&self.budget),
+            screen: announcement.and_then(|announced| announced.screen.clone()),
         };
         let (config, rules) = (Arc::clone(&profile.agent), Arc::clone(&profile.rules));
         let context = Context { call: id, uuid, rate, about, config, rules, outgoing };

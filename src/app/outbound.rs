@@ -168,7 +168,7 @@ impl Outbounds {
         let (call, uuid) = (CallId::new(), order.uuid.unwrap_or_else(Uuid::new_v4));
         let caller_id = order.caller_id.clone().or_else(|| self.config.caller_id.clone()).unwrap_or_default();
         about.entry("from").or_insert_with(|| caller_id.as_str().into());
-        if let Err(reason) = api::announce_outbound(&self.state, call, uuid, about).await {
+        if let Err(reason) = api::announce_outbound(&self.state, call, uuid, about, order.screen.clone()).await {
             self.over(call, uuid, CallStatus::Failed, None).await;
             return Err(refused(Refusal::Impossible, "call.refused.undecided", reason));
         }

@@ -2,6 +2,7 @@
 //!
 //! Nothing in here does I/O, keeps a clock or names another room.
 
+pub mod beep;
 mod config;
 mod correlate;
 pub mod denoise;

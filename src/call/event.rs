@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use super::{CallId, Digit, EventId, Fault, Turn};
+use super::{AnsweredBy, CallId, Digit, EventId, Fault, Turn};
 
 /// Who spoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -113,6 +113,8 @@ pub enum CallEvent {
     RecordingReady(Recording),
     /// How a call that we make stands. Not one of the contract's types.
     Status(Status),
+    /// Who has answered a call that we made, and how long after. Not one of the contract's types.
+    AnsweredBy(AnsweredBy, Duration),
     /// So many events had to be dropped here. Not one of the contract's types.
     EventsLost(u64),
     /// The call is over: the last event of the contract's types.
@@ -132,6 +134,7 @@ impl CallEvent {
             Self::Turn(_) => "turn",
             Self::RecordingReady(_) => "recording_ready",
             Self::Status(_) => "call_status",
+            Self::AnsweredBy(..) => "answered_by",
             Self::EventsLost(_) => "events_lost",
             Self::Ended(_) => "call_ended",
         }
@@ -160,6 +163,8 @@ pub enum EndReason {
     Transferred,
     /// The caller said nothing for too long.
     CallerIdle,
+    /// A machine had answered, and the call was not for it, or its message has been left.
+    AnsweringMachine,
     /// The maximum duration of a call was reached.
     MaxDuration,
     /// The gateway is being stopped.
@@ -184,6 +189,7 @@ impl EndReason {
             Self::Hangup => "hangup",
             Self::Transferred => "transferred",
             Self::CallerIdle => "caller.idle",
+            Self::AnsweringMachine => "answering_machine",
             Self::MaxDuration => "max_duration",
             Self::Shutdown => "shutdown",
             Self::GatewayRestarted => "gateway_restarted",

@@ -16,6 +16,8 @@ pub enum Input {
     Agent(AgentEvent),
     /// Probability (0–1) that the caller speaks, of the VAD frame that ends now.
     Voice(f32),
+    /// The caller's line has beeped.
+    Beep,
     /// From the operator or the API.
     Command(Command),
     /// The time of [`super::Call::deadline`] has come.

@@ -30,4 +30,4 @@ pub use machine::{Call, Mode, Setup, Stats};
 pub use playout::Budget;
 pub use request::{Attended, Begun, Origination, Outbound, Refusal, Refused, Request, Target};
 pub use tape::{Sink, Tap, Tape};
-pub use turn::{Ending, Lexicon, Rules, VOICE_MS, Weight, languages};
+pub use turn::{AnsweredBy, Ending, Lexicon, OnMachine, Rules, VOICE_MS, Weight, languages};

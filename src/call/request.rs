@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{CallId, Collect, Digit, Say};
+use super::{CallId, Collect, Digit, OnMachine, Say};
 
 /// Something to be done with a live call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +96,8 @@ pub struct Outbound {
     pub timeout_s: Option<u32>,
     /// Its UUID on the wire; `None`: a new one.
     pub uuid: Option<Uuid>,
+    /// What is done with a machine that answers; `None`: whether it is one is not asked.
+    pub screen: Option<OnMachine>,
     /// Requests of the same key make one call.
     pub key: Option<String>,
 }

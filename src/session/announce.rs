@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::call::OnMachine;
+
 /// What `POST /call` and the receiver of `call_initiated` said about a call to come.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -31,13 +33,20 @@ pub struct Announcement {
     pub greeting: Option<String>,
     /// Why the call is not to be taken.
     pub refused: Option<String>,
+    /// For a call that we make: what is done with a machine that answers; `None`: whether it is one is not asked.
+    pub screen: Option<OnMachine>,
 }
 
 impl Announcement {
     /// The memory it takes, roughly: a list of small numbers takes many times what it took on the wire.
     fn weight(&self) -> usize {
         let texts = [&self.sts_url, &self.asr_url, &self.llm_url, &self.tts_url, &self.greeting, &self.refused];
+        let message = match &self.screen {
+            Some(OnMachine::Message(text)) => text.len(),
+            _ => 0,
+        };
         size_of::<(Uuid, Instant, Self)>()
+            + message
             + weight_of_map(&self.payload)
             + texts.into_iter().flatten().map(String::len).sum::<usize>()
     }

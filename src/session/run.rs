@@ -26,7 +26,7 @@ use super::{
     voice::Ear,
 };
 use crate::{
-    audio,
+    audio::{self, beep::Detector},
     call::{
         Agent, AgentEvent, AgentInput, Call, CallEvent, CallId, Cause, Command, EndReason, Envelope, EventId, Fault,
         Input, Leg, LegCommand, LegEvent, Output, Sent, Setup, Stats, Tape, Turn,
@@ -188,6 +188,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 end: None,
                 sources: Sources::new(),
                 ear: None,
+                beep: None,
             };
             let mut call = Call::new(self.setup_taken(), driver.clock.instant.into_std(), &mut driver.out);
             driver.carry_out(&mut self);
@@ -218,6 +219,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
             ambience: self.setup.ambience.take(),
             apology: Arc::clone(&self.setup.apology),
             budget: Arc::clone(&self.setup.budget),
+            screen: self.setup.screen.take(),
         }
     }
 
@@ -250,6 +252,13 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 }
                 _ => None,
             };
+            let beeped = match &input {
+                Input::Leg(LegEvent::Audio(frame)) if call.wants_beep() => {
+                    let rate = frame.rate();
+                    driver.beep.get_or_insert_with(|| Box::new(Detector::new(rate))).push(frame.samples())
+                }
+                _ => false,
+            };
             // as the caller said it, before anything is done to it for the agent
             self.record(&input, now);
             let digit = hearing.as_mut().and_then(|hearing| hearing.take(&mut input, now));
@@ -260,6 +269,9 @@ impl<L: Leg, A: Agent> Session<L, A> {
                 let input = Input::Leg(LegEvent::Dtmf(digit));
                 report(&input);
                 self.step(call, driver, input, now);
+            }
+            if beeped {
+                self.step(call, driver, Input::Beep, now);
             }
             if let Some(probability) = probability {
                 self.step(call, driver, Input::Voice(probability), now);
@@ -390,6 +402,8 @@ struct Driver {
     sources: Sources,
     /// Boxed: speech-to-speech calls have none.
     ear: Option<Box<Ear>>,
+    /// For calls that we made, until it is known who has answered.
+    beep: Option<Box<Detector>>,
 }
 
 impl Driver {

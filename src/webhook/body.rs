@@ -46,6 +46,10 @@ enum Payload<'a> {
         duration_ms: Option<u64>,
         complete: bool,
     },
+    AnsweredBy {
+        answered_by: &'static str,
+        after_ms: u64,
+    },
     Lost {
         count: u64,
     },
@@ -89,6 +93,9 @@ pub fn render(envelope: &Envelope) -> Bytes {
         },
         CallEvent::Status(status) => {
             Payload::Status { status: status.status.as_str(), cause: status.cause, sip_code: status.sip_code }
+        }
+        CallEvent::AnsweredBy(who, after) => {
+            Payload::AnsweredBy { answered_by: who.as_str(), after_ms: millis(*after) }
         }
         CallEvent::EventsLost(count) => Payload::Lost { count: *count },
         CallEvent::ServiceFailed(fault) => Payload::Fault { code: fault.code, message: &fault.message },

@@ -19,10 +19,12 @@ pub const EVENTS_LOST: &str = "events_lost";
 pub const RECORDING_READY: &str = "recording_ready";
 /// How a call that we make stands.
 pub const CALL_STATUS: &str = "call_status";
+/// Who has answered a call that we made.
+pub const ANSWERED_BY: &str = "answered_by";
 
 /// Types that other receivers can subscribe to as well.
-pub const MORE: [&str; 7] =
-    [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED, EVENTS_LOST, RECORDING_READY, CALL_STATUS];
+pub const MORE: [&str; 8] =
+    [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED, EVENTS_LOST, RECORDING_READY, CALL_STATUS, ANSWERED_BY];
 
 /// Whether there are events of this type.
 #[must_use]

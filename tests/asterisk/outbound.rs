@@ -11,6 +11,7 @@ use crate::calls::SECOND;
 use crate::control::{post, post_with, reports};
 use crate::support::callee::{Answered, Callee};
 use crate::support::g711::Codec;
+use crate::support::services::Services;
 use crate::support::sts_server::Step;
 use crate::support::{PATIENCE, find, noise};
 
@@ -155,6 +156,85 @@ async fn what_cannot_be_called_is_said_at_once_and_a_key_makes_one_call() {
     assert_eq!(ask(json!({"to": "600"})).await.0, 409, "another call with the same key");
     let (statuses, _) = story(&world, uuid(&one)).await;
     assert_eq!(names(&statuses), ["initiated", "ringing", "busy"]);
+    world.empty().await;
+    world.stop().await;
+}
+
+/// Says for a machine what machines say: ten seconds of somebody's recorded voice, and a beep.
+fn machine() -> Vec<i16> {
+    let wav = hound::WavReader::new(&include_bytes!("../../fixtures/audio/caller.wav")[..]).expect("a recording");
+    let recording: Vec<i16> = wav.into_samples().map(|sample| sample.expect("a sample")).collect();
+    // without the pauses in it
+    let voiced: Vec<i16> = recording
+        .chunks_exact(800)
+        .filter(|part| part.iter().any(|s| s.unsigned_abs() > 1_500))
+        .flatten()
+        .copied()
+        .collect();
+    let mut said = voiced.repeat(4);
+    said.truncate(6 * SECOND);
+    said.extend(
+        (0..SECOND / 2).map(|n| (6_000.0 * (std::f64::consts::TAU * 1_000.0 * n as f64 / 8_000.0).sin()) as i16),
+    );
+    said
+}
+
+async fn answered_by(world: &World, uuid: Uuid) -> Vec<Value> {
+    let events = world.hark.events(uuid, |events| events.iter().any(|event| event["type"] == "call_completed")).await;
+    let told = events.iter().filter(|event| event["type"] == "answered_by");
+    told.map(|event| event["payload"]["answered_by"].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_gets_a_message_behind_its_beep_or_nothing_and_a_person_is_greeted() {
+    const MESSAGE: &str = "Please call us back.";
+    let mut callee = Callee::start().await;
+    let (greeting, message) = (Codec::Ulaw.heard(&noise(SECOND, 61)), Codec::Ulaw.heard(&noise(SECOND, 62)));
+    let services = Services::start([("Welcome.", greeting.clone()), (MESSAGE, message.clone())].into(), "Fine.").await;
+    let dial = format!("PJSIP/phone/sip:{{to}}@{}", callee.address);
+    let world = World::start(|config| {
+        config.outbound.dial.insert("default".to_owned(), dial);
+        config.agent.sts_url = None;
+        config.agent.asr_url = Some(services.asr.clone());
+        config.agent.llm_url = Some(services.llm.clone());
+        config.agent.tts_url = Some(services.tts.clone());
+        config.agent.greeting = Some("Welcome.".to_owned());
+        reports(config);
+        let report = config.webhooks.endpoints.get_mut("report").expect("it was made");
+        report.events.push("answered_by".to_owned());
+    })
+    .await;
+    let heard = |samples: Vec<i16>| move |rtp: &crate::support::rtp::Rtp| find(&rtp.audio(), &samples).is_some();
+
+    let (status, answer) = call(&world, json!({"to": "answer", "machine": "message", "message": MESSAGE})).await;
+    assert_eq!(status, 201, "{answer}");
+    let mut phone = self::answered(&mut callee).await;
+    phone.rtp.play(&machine());
+    assert!(phone.rtp.wait(Duration::from_secs(20), heard(message.clone())).await, "no message\n{}", world.lab.log());
+    assert!(!heard(greeting[..SECOND / 2].to_vec())(&phone.rtp), "it is greeted");
+    assert_eq!(timeout(PATIENCE, phone.requests.recv()).await.expect("in time").expect("one").method(), "BYE");
+    assert_eq!(answered_by(&world, uuid(&answer)).await, ["machine", "beep"]);
+    assert_eq!(story(&world, uuid(&answer)).await.1["reason"], "answering_machine");
+
+    let (_, answer) = call(&world, json!({"to": "answer", "machine": "hangup"})).await;
+    let mut phone = self::answered(&mut callee).await;
+    phone.rtp.play(&machine());
+    assert_eq!(timeout(PATIENCE, phone.requests.recv()).await.expect("in time").expect("one").method(), "BYE");
+    assert_eq!(answered_by(&world, uuid(&answer)).await, ["machine"]);
+
+    let (_, answer) = call(&world, json!({"to": "answer", "machine": "hangup"})).await;
+    let phone = self::answered(&mut callee).await;
+    // "hello?"
+    phone.rtp.play(&machine()[..SECOND / 2]);
+    assert!(phone.rtp.wait(Duration::from_secs(20), heard(greeting)).await, "no greeting\n{}", world.lab.log());
+    phone.hang_up().await;
+    assert_eq!(answered_by(&world, uuid(&answer)).await, ["human"]);
+
+    for wrong in [json!({"machine": "message"}), json!({"machine": "kick"}), json!({"message": "Hello."})] {
+        let mut body = wrong;
+        body["to"] = "answer".into();
+        assert_eq!(call(&world, body).await.0, 400);
+    }
     world.empty().await;
     world.stop().await;
 }

@@ -160,6 +160,7 @@ fn rig_with(journal: usize, panics_on_audio: bool, ambience: Option<Ambience>) -
             ambience,
             apology: Arc::new([-500; 1_600]),
             budget: Budget::of_bytes(64 << 20),
+            screen: None,
         },
         tape: None,
         audio: Arc::new(audio::Config { inband_dtmf: InbandDtmf::Detect, ..audio::Config::default() }),

@@ -234,6 +234,7 @@ impl World {
             ambience: None,
             apology: Arc::new(APOLOGY),
             budget: Budget::of_bytes(64 << 20),
+            screen: None,
         };
         let mut out = Vec::new();
         let call = Call::new(setup, start, &mut out);

@@ -15,6 +15,9 @@ const UNDER_WAY: usize = 4;
 impl Call {
     /// Whether something can be played now without inventing anything.
     pub(super) fn is_ready(&self) -> bool {
+        if self.screening.is_some() && !self.playout.is_fading() {
+            return self.pending.is_some();
+        }
         if self.lead.is_zero() {
             return self.pending.is_some() || self.playout.is_ready();
         }

@@ -24,6 +24,7 @@ impl Call {
         if self.voice.is_voiced() {
             self.voiced_at = now;
         }
+        self.screened(now, out);
         match turn {
             Some(Turn::Onset) => {
                 self.has_words = false;
@@ -38,7 +39,8 @@ impl Call {
                     self.idle.answered();
                     self.stay();
                 }
-                let cuts = self.mode.barge_in && !self.words_decide() && self.hearing.is_some();
+                let cuts =
+                    self.screening.is_none() && self.mode.barge_in && !self.words_decide() && self.hearing.is_some();
                 if cuts && self.is_agent_speaking() && !self.is_protected() {
                     self.interrupt(now, out);
                 }
@@ -70,6 +72,9 @@ impl Call {
     /// The caller's words: all of their turn so far.
     pub(super) fn words(&mut self, text: &str, is_final: bool, now: Instant, out: &mut Vec<Output>) {
         self.has_words = true;
+        if let Some(screening) = &mut self.screening {
+            screening.words(text);
+        }
         self.idle.answered();
         self.stay();
         let usual = Duration::from_millis(self.config().vad.redemption_ms);
@@ -80,7 +85,11 @@ impl Call {
             self.end_after = self.rules.silence_after(text, self.expected_digits());
         }
         let held = self.playout.is_held();
-        if !self.mode.barge_in || self.state != State::Live || !(held || self.is_heard_by(now)) {
+        if !self.mode.barge_in
+            || self.screening.is_some()
+            || self.state != State::Live
+            || !(held || self.is_heard_by(now))
+        {
             return;
         }
         match self.rules.lexicon.weigh(text, is_final) {
@@ -122,7 +131,11 @@ impl Call {
 
     /// The agent holds while the caller's voice is heard, unless what it says is protected.
     pub(super) fn hold_for_voice(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let may = self.mode.barge_in && self.state == State::Live && !self.dismissed && !self.playout.is_held();
+        let may = self.screening.is_none()
+            && self.mode.barge_in
+            && self.state == State::Live
+            && !self.dismissed
+            && !self.playout.is_held();
         if may
             && self.voice.is_active()
             && now < self.voiced_at + STILL

@@ -87,7 +87,8 @@ impl Call {
             self.thinking = None;
         }
         let collects = self.collector.as_ref().is_some_and(crate::call::dtmf::Collector::is_collecting);
-        let busy = collects || self.thinking.is_some() || self.is_agent_speaking() || self.muted;
+        let busy =
+            collects || self.screening.is_some() || self.thinking.is_some() || self.is_agent_speaking() || self.muted;
         let rules = std::sync::Arc::clone(&self.rules);
         match self.idle.look(&rules.config.idle, busy, self.voice.is_active(), now) {
             Some(Step::Prompt(number)) => {
@@ -104,13 +105,13 @@ impl Call {
     }
 
     /// Whether the agent can be asked to say something.
-    fn obeys(&self) -> bool {
+    pub(super) fn obeys(&self) -> bool {
         self.mode.obeys && !self.agent_gone
     }
 
     /// Has the agent say goodbye; the call ends behind it.
-    fn leave(&mut self, text: String, reason: EndReason, now: Instant, out: &mut Vec<Output>) {
-        let protect = reason == EndReason::MaxDuration;
+    pub(super) fn leave(&mut self, text: String, reason: EndReason, now: Instant, out: &mut Vec<Output>) {
+        let protect = matches!(reason, EndReason::MaxDuration | EndReason::AnsweringMachine);
         self.farewell = Some(Farewell { reason, until: now + FAREWELL, begun: false, whole: false });
         out.push(Output::Agent(AgentInput::Say(Say { text, protect })));
     }

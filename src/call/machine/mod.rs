@@ -7,6 +7,7 @@ mod ending;
 mod handing;
 mod leg;
 mod playing;
+mod screening;
 
 use std::{
     sync::Arc,
@@ -20,7 +21,7 @@ use super::{
     grid::{Grid, PATIENCE},
     latency::{Latency, Watch},
     playout::{Budget, OURS, Playout},
-    turn::{Idle, Voice},
+    turn::{Idle, OnMachine, Screening, Voice},
 };
 use crate::audio::{Frame, Rate, mix::Ambience};
 
@@ -85,6 +86,8 @@ pub struct Setup {
     pub apology: Arc<[i16]>,
     /// Memory for agent speech, shared by all calls.
     pub budget: Arc<Budget>,
+    /// For a call that we made: whether a machine has answered is found out first, and what is done with it.
+    pub screen: Option<OnMachine>,
 }
 
 /// Counts of one call.
@@ -208,6 +211,8 @@ pub struct Call {
     /// An answer is awaited until then.
     thinking: Option<Instant>,
     farewell: Option<Farewell>,
+    /// Who has answered is not known yet: the agent is not heard.
+    screening: Option<Box<Screening>>,
     has_warned: bool,
     /// A frame with words that the leg refused.
     pending: Option<Frame>,
@@ -278,6 +283,7 @@ impl Call {
             idle: Idle::default(),
             thinking: None,
             farewell: None,
+            screening: setup.screen.map(|on_machine| Box::new(Screening::new(on_machine))),
             has_warned: false,
             pending: None,
             words_out: false,
@@ -312,6 +318,7 @@ impl Call {
             Input::Leg(event) => self.leg(event, now, out),
             Input::Agent(event) => self.agent(event, now, out),
             Input::Voice(probability) => self.voice(probability, now, out),
+            Input::Beep => self.beeped(now, out),
             Input::Command(command) => self.command(command, now, out),
             Input::Tick => {}
         }
@@ -342,7 +349,14 @@ impl Call {
     /// Whether a VAD result could change anything now.
     #[must_use]
     pub fn wants_voice(&self) -> bool {
-        self.state == State::Live && !self.muted && (self.mode.barge_in || self.mode.speech_edges)
+        let talks = !self.muted && (self.mode.barge_in || self.mode.speech_edges);
+        self.state == State::Live && (talks || self.screening.is_some())
+    }
+
+    /// Whether a beep of the caller's line would mean anything now.
+    #[must_use]
+    pub fn wants_beep(&self) -> bool {
+        self.state == State::Live && self.screening.is_some()
     }
 
     /// Whether the agent may go on sending. Only past minutes of waiting speech its socket is left unread.

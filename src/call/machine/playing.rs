@@ -53,7 +53,7 @@ impl Call {
         self.played.clear();
         let is_fade = self.playout.is_fading();
         // until it is known what was heard, nobody knows what comes next
-        let waits = self.flushing.is_some() && !is_fade;
+        let waits = (self.flushing.is_some() || self.screening.is_some()) && !is_fade;
         let taken = if waits { None } else { self.playout.take(&mut self.played) };
         self.ended(out);
         let Some(mut frame) = taken else {

@@ -1,10 +1,12 @@
 //! Whose turn it is: pure policies that the state machine, and agents that bring services together, ask.
 
 mod idle;
+mod screen;
 mod voice;
 mod words;
 
 pub use idle::{Idle, Step};
+pub use screen::{AnsweredBy, OnMachine, Screening};
 pub use voice::{Turn, VOICE_MS, Voice};
 pub use words::{Ending, Lexicon, Weight, languages};
 

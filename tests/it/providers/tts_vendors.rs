@@ -174,7 +174,7 @@ impl Vendor {
 
     /// Speaks `audio` in pieces of odd length where the vendor has such.
     pub async fn speak(&self, peer: &mut Peer, context: &str, audio: &[u8]) {
-        let (first, rest) = audio.split_at(audio.len() / 2 | 1);
+        let (first, rest) = audio.split_at((audio.len() / 2) | 1);
         if let Some(words) = self.words {
             peer.say(&words(context)).await;
         }

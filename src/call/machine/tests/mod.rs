@@ -4,6 +4,7 @@
 mod ahead;
 mod barge_in;
 mod handing;
+mod screening;
 mod turns;
 
 use super::*;
@@ -50,6 +51,15 @@ impl Sim {
     }
 
     fn on(leg: Option<ahead::Leg>, mode: Mode, config: Config) -> Self {
+        Self::with(leg, mode, config, None)
+    }
+
+    /// A call that we made.
+    fn screening(mode: Mode, config: Config, screen: Option<crate::call::OnMachine>) -> Self {
+        Self::with(None, mode, config, screen)
+    }
+
+    fn with(leg: Option<ahead::Leg>, mode: Mode, config: Config, screen: Option<crate::call::OnMachine>) -> Self {
         let begin = Instant::now();
         let mut out = Vec::new();
         let setup = Setup {
@@ -60,6 +70,7 @@ impl Sim {
             ambience: None,
             apology: Arc::new([]),
             budget: Budget::of_bytes(64 << 20),
+            screen,
         };
         let call = Call::new(setup, begin, &mut out);
         let mut sim = Self {
