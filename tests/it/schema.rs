@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use hark::{
     call::{
-        CallEvent, CallId, CallStatus, Digit, EndReason, Envelope, EventId, Fault, Latency, Recording, Role, Status,
-        Turn,
+        AnsweredBy, CallEvent, CallId, CallStatus, Digit, EndReason, Envelope, EventId, Fault, Latency, Recording,
+        Role, Status, Turn,
     },
     webhook::{Config, EndpointConfig, Webhooks, catalogue, schedule::Retry},
 };
@@ -134,6 +134,7 @@ async fn every_event_is_as_its_schema_says() {
         CallEvent::EventsLost(3),
         CallEvent::Status(Status { status: CallStatus::Ringing, cause: None, sip_code: None }),
         CallEvent::Status(Status { status: CallStatus::NoAnswer, cause: Some(19), sip_code: Some(480) }),
+        CallEvent::AnsweredBy(AnsweredBy::Human, Duration::from_millis(1_344)),
         recording(Some(Duration::from_secs(3))),
         recording(None),
         CallEvent::ServiceFailed(Fault { code: "a.b", message: "c".to_owned() }),
@@ -143,7 +144,7 @@ async fn every_event_is_as_its_schema_says() {
         webhooks.put(envelope).await.unwrap();
     }
     assert_eq!(webhooks.flush(Instant::now() + PATIENCE).await, 0);
-    let (schema, seen) = (schema(), receiver.wait_for(18).await);
+    let (schema, seen) = (schema(), receiver.wait_for(19).await);
     for seen in &seen {
         assert_eq!(fault(&seen.json(), &schema, "event"), None);
     }
