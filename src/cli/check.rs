@@ -19,6 +19,7 @@ use crate::{
         Named,
         service::{self, Kind},
     },
+    asterisk::{ari::Media, rtp::Ports},
     config::{Config, redacted_url},
 };
 
@@ -107,6 +108,10 @@ async fn probe(config: &Config) -> Vec<Probe> {
     let mut probes = vec![port("AudioSocket", config.audiosocket.listen)];
     if config.http.enabled {
         probes.push(port("HTTP", config.http.listen));
+    }
+    if config.ari.all().any(|(_, pbx)| pbx.media == Media::Rtp) {
+        let what = format!("RTP can use a UDP port of {} ({})", config.rtp.bind, config.rtp.ports);
+        probes.push(Probe::new(what, Ports::new(&config.rtp).open().map(drop).map_err(|error| error.to_string())));
     }
     probes.extend(join_all(services(config).into_iter().map(|(name, shown, url)| reach(name, shown, url))).await);
     if let Some(file) = &config.call.ambient_file {

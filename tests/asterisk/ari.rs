@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hark::asterisk::ari::Media;
 use hark::config::Config;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -240,8 +241,21 @@ async fn a_gateway_that_is_full_or_stops_gives_callers_back() {
 /// How long a call may take from entering the application to being connected, as the log tells; `HARK_ARI_CALLS=200` for the whole promise.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_calls_are_set_up_and_taken_down() {
+    many(Media::AudioSocket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_by_rtp_are_set_up_and_taken_down() {
+    many(Media::Rtp).await;
+}
+
+async fn many(media: Media) {
     let count: usize = std::env::var("HARK_ARI_CALLS").ok().and_then(|count| count.parse().ok()).unwrap_or(20);
-    let world = World::start(|config| config.limits.max_calls = count).await;
+    let world = World::start(|config| {
+        config.limits.max_calls = count;
+        config.ari.media = media;
+    })
+    .await;
     let call = async |n: usize| {
         // 20 a second
         tokio::time::sleep(Duration::from_millis(50 * n as u64)).await;
@@ -269,7 +283,7 @@ async fn many_calls_are_set_up_and_taken_down() {
 /// The same with the audio fetched from Asterisk's own HTTP server: nothing of Hark's is reached from the PBX.
 #[tokio::test(flavor = "multi_thread")]
 async fn audio_by_websocket_is_exact_and_nothing_is_left() {
-    let world = World::start(|config| config.ari.media = hark::asterisk::ari::Media::WebSocket).await;
+    let world = World::start(|config| config.ari.media = Media::WebSocket).await;
     let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
     let said = noise(SECOND, 11);
     let heard = Codec::Ulaw.heard(&said);

@@ -434,6 +434,8 @@ async fn a_fifth_lost_and_the_rest_disordered_shifts_nothing() {
         assert_eq!(*at - first, *n as usize * 160, "frame {n} is elsewhere");
     }
     assert_eq!(places.len(), 80, "{places:?}");
+    world.ari.hang_up("caller-0");
+    world.hark.until("hark_calls_active", 0).await;
     let counted = (world.rtp("lost").await, world.rtp("duplicate").await, world.rtp("concealed_ms").await);
     assert_eq!(counted, (20, again.len() as u64, 400));
 }
@@ -454,6 +456,56 @@ async fn a_clock_that_is_not_ours_loses_and_adds_nothing() {
         world.ari.hang_up(&format!("caller-{number}"));
     }
     assert_eq!(world.rtp("lost").await + world.rtp("late").await + world.rtp("concealed_ms").await, 0);
+}
+
+/// A sender that leaves out its silences, numbering on: in the recording everything is where it was said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_does_not_shift_where_the_sender_was_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ari, service) = (FakeAri::start().await, StsServer::start(Mode::Script(Vec::new())).await);
+    let hark = Gateway::with(&service.url(), |config| {
+        config.ari.url = Some(format!("http://{}", ari.addr));
+        config.ari.media = Media::Rtp;
+        config.recording.enabled = true;
+        config.recording.dir = Some(dir.path().to_owned());
+    })
+    .await;
+    hark.until("hark_ari_connected", 1).await;
+    let world = World { ari, hark, service };
+    let peer = world.call(0).await;
+    let start = tokio::time::Instant::now();
+    // three sentences of 0.5 s with 0.7 s between them
+    for n in 0..75_u16 {
+        let place = u32::from(n) + u32::from(n / 25) * 35;
+        tokio::time::sleep_until(start + Duration::from_millis(20) * place).await;
+        let packet = typed(11, n, place * 160, 7, &linear(&samples(n)));
+        peer.socket.send_to(&packet, peer.to).await.unwrap();
+    }
+    let session = world.service.session(0).await;
+    session.until(|record| record.audio.ends_with(&samples(74))).await;
+    world.ari.hang_up("caller-0");
+    world.hark.until("hark_calls_active", 0).await;
+    let wav = async {
+        loop {
+            let found = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+            if let Some(path) = found.into_iter().find(|path| path.extension().is_some_and(|end| end == "wav")) {
+                return path;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let path = timeout(PATIENCE, wav).await.expect("it is recorded");
+    let both = hound::WavReader::open(path).unwrap().into_samples::<i16>().map(Result::unwrap);
+    let caller: Vec<i16> = both.step_by(2).collect();
+    for audio in [&session.record().audio, &caller] {
+        let places = places(audio);
+        assert_eq!(places.len(), 75);
+        let (_, first) = places[0];
+        for (n, at) in places {
+            let said = (n as usize + n as usize / 25 * 35) * 160;
+            assert!((at - first).abs_diff(said) <= 3 * 160, "frame {n} is at {} instead of {said}", at - first);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

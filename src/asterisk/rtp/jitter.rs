@@ -19,6 +19,8 @@ const MAX_MISORDER: u16 = 64;
 const LATE_STEP: Duration = Duration::from_millis(20);
 /// Silence that is due for longer is left out: a machine that slept.
 const MAX_DUE: Duration = Duration::from_secs(1);
+/// How far silence is behind time, so that sound which goes on a little late finds its place; a recording takes 60 ms for a gap.
+const SLACK: Duration = Duration::from_millis(50);
 /// Silence goes on in frames of this length.
 pub(super) const FRAME: Duration = Duration::from_millis(20);
 
@@ -109,8 +111,15 @@ struct Next {
     seen: u64,
     /// Ticks of silence since the last audio.
     ahead: u32,
-    /// When silence takes the place of what does not come.
-    silence_at: Instant,
+    /// When it should come.
+    expected: Instant,
+}
+
+impl Next {
+    /// When silence takes its place. Once that is decided it keeps up with time: whoever records tells a gap by what lags behind.
+    fn silence_at(&self, limits: Limits) -> Instant {
+        self.expected + if self.ahead > 0 { SLACK } else { limits.most.max(SLACK) }
+    }
 }
 
 impl Jitter {
@@ -181,16 +190,17 @@ impl Jitter {
             let Held { place, payload, .. } = self.held.pop_front()?;
             return Some(self.turn(place, now).map_or(Due::Late, |before| Due::Audio(before, payload)));
         }
-        if now < next.silence_at {
+        let silence_at = next.silence_at(self.limits);
+        if now < silence_at {
             return None;
         }
         let frame = self.clock / 50;
-        if now - next.silence_at > MAX_DUE {
-            next.silence_at = now;
+        if now - silence_at > MAX_DUE {
+            next.expected = now;
         }
         next.timestamp = next.timestamp.wrapping_add(frame);
         next.ahead = next.ahead.saturating_add(frame);
-        next.silence_at += FRAME;
+        next.expected += FRAME;
         Some(Due::Silence)
     }
 
@@ -199,7 +209,7 @@ impl Jitter {
         let next = self.next.as_ref()?;
         // the gap is known since the first of those behind it came
         let noticed = self.held.iter().map(|held| held.at).min();
-        Some(noticed.map_or(next.silence_at, |noticed| noticed + self.wait()))
+        Some(noticed.map_or_else(|| next.silence_at(self.limits), |noticed| noticed + self.wait()))
     }
 
     /// How long a gap is waited for.
@@ -215,7 +225,7 @@ impl Jitter {
             timestamp: timestamp.wrapping_add(ticks),
             seen: 1,
             ahead: 0,
-            silence_at: now + self.duration(ticks) + self.limits.most,
+            expected: now + self.duration(ticks),
         });
         self.measure(place, now);
     }
@@ -239,7 +249,7 @@ impl Jitter {
     /// The turn of this packet has come: what is before it. `None`: silence has taken its place.
     fn turn(&mut self, place: Place, now: Instant) -> Option<Before> {
         let most = self.duration_ticks(self.limits.most + 5 * FRAME);
-        let end = now + self.duration(place.ticks) + self.limits.most;
+        let end = now + self.duration(place.ticks);
         let next = self.next.as_mut()?;
         let lost = u32::from(place.sequence.wrapping_sub(next.sequence));
         next.seen = if lost < 63 { next.seen << (lost + 1) | 1 } else { 1 };
@@ -255,7 +265,7 @@ impl Jitter {
         }
         next.timestamp = place.timestamp.wrapping_add(place.ticks);
         next.ahead = 0;
-        next.silence_at = end;
+        next.expected = end;
         self.extra = self.extra.saturating_sub(self.extra / 512 + Duration::from_micros(10));
         // further ahead is a sender who counts anew
         Some(Before { missing: if apart <= most { apart } else { 0 }, lost })

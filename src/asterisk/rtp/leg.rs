@@ -39,6 +39,9 @@ const LONGEST: u32 = 5;
 /// What a poll may spend before others get their turn: a frame costs [`FRAME_COST`], a packet one.
 const TURN: u32 = 64;
 const FRAME_COST: u32 = 8;
+/// A call that lost more than so much of its packets, and so many of them, is told of. (Keys are up to some dozens a call.)
+const BAD_PERCENT: u64 = 3;
+const MANY: u64 = 100;
 /// Without any packet for so long there is something to be said.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -62,8 +65,9 @@ pub struct Leg {
     timer: Pin<Box<Sleep>>,
     idle_limit: Duration,
     heard: Instant,
-    /// A packet has come.
-    any: bool,
+    /// Packets of this call that were taken, and those that were missing.
+    packets: u64,
+    lost: u64,
     spent: u32,
     warned: Warned,
     stats: Arc<RtpStats>,
@@ -115,7 +119,8 @@ impl Leg {
             timer: Box::pin(tokio::time::sleep_until(now + QUIET)),
             idle_limit: Duration::from_secs(config.idle_media_s),
             heard: now,
-            any: false,
+            packets: 0,
+            lost: 0,
             spent: 0,
             warned: Warned::default(),
             stats,
@@ -196,7 +201,8 @@ impl Leg {
         };
         self.peer.is(from);
         let now = Instant::now();
-        (self.heard, self.any) = (now, true);
+        self.heard = now;
+        self.packets += 1;
         self.stats.packets_in.inc();
         self.source(packet.source);
         let place = Place { sequence: packet.sequence, timestamp: packet.timestamp, ticks };
@@ -231,6 +237,7 @@ impl Leg {
     fn audio(&mut self, before: Before, payload: &[u8]) {
         self.samples.clear();
         self.stats.lost.add(u64::from(before.lost));
+        self.lost += u64::from(before.lost);
         if before.missing > 0 {
             let count = self.codec.samples(before.missing);
             let ms = u64::from(before.missing) * 1_000 / u64::from(self.codec.clock());
@@ -305,7 +312,7 @@ impl Leg {
 
     /// When there is something to be done if nothing comes.
     fn due(&self) -> Instant {
-        let quiet = (!self.any && !self.warned.quiet).then(|| self.heard + QUIET);
+        let quiet = (self.packets == 0 && !self.warned.quiet).then(|| self.heard + QUIET);
         let idle = (!self.idle_limit.is_zero()).then(|| self.heard + self.idle_limit);
         let audio = self.jitter.deadline().map(Instant::from_std);
         let due = [quiet, idle, audio].into_iter().flatten().min();
@@ -334,7 +341,7 @@ impl Leg {
         if !self.idle_limit.is_zero() && since >= self.idle_limit {
             tracing::warn!(code = "rtp.idle", after = ?self.idle_limit, "nothing has come from Asterisk for rtp.idle_media_s: the call ends");
             self.end(Cause::Idle);
-        } else if !self.any && since >= QUIET {
+        } else if self.packets == 0 && since >= QUIET {
             once(&mut self.warned.quiet, || {
                 tracing::warn!(
                     code = "rtp.quiet",
@@ -451,7 +458,20 @@ impl call::Leg for Leg {
         self.codec.rate
     }
 
-    async fn close(self) {}
+    async fn close(self) {
+        let (packets, lost) = (self.packets, self.lost);
+        if lost > MANY && lost * 100 > (packets + lost) * BAD_PERCENT {
+            tracing::warn!(
+                code = "rtp.loss",
+                packets,
+                lost,
+                "more than {BAD_PERCENT} % of this call's packets from Asterisk were lost: look at the network in between, and at the one between \
+                 Asterisk and the telephone"
+            );
+        } else {
+            tracing::debug!(packets, lost, "RTP is over");
+        }
+    }
 }
 
 impl fmt::Debug for Leg {
