@@ -1,5 +1,6 @@
 //! Speechmatics RT v2.
 
+use bytes::Bytes;
 use http::{HeaderMap, header::AUTHORIZATION};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ pub struct Speechmatics {
     sends: Sends,
     /// Messages of audio that were acknowledged.
     acknowledged: u64,
+    /// Bytes of audio that were sent.
+    bytes: usize,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -40,7 +43,7 @@ struct Metadata {
 
 impl Speechmatics {
     pub fn new(ctx: &Context, named: Named) -> Self {
-        Self { named, sends: Sends::g711(ctx), acknowledged: 0 }
+        Self { named, sends: Sends::g711(ctx), acknowledged: 0, bytes: 0 }
     }
 
     fn config(&self) -> Value {
@@ -73,7 +76,7 @@ impl Dialect for Speechmatics {
     }
 
     fn open(&mut self) -> Vec<Message> {
-        self.acknowledged = 0;
+        (self.acknowledged, self.bytes) = (0, 0);
         let format = json!({"type": "raw", "encoding": self.sends.name("mulaw", "pcm_s16le"), "sample_rate": self.sends.rate.hz()});
         let start =
             json!({"message": "StartRecognition", "audio_format": format, "transcription_config": self.config()});
@@ -84,8 +87,16 @@ impl Dialect for Speechmatics {
         true
     }
 
+    fn audio(&mut self, audio: Bytes) -> Message {
+        self.bytes += audio.len();
+        Message::binary(audio)
+    }
+
     fn finalize(&mut self) -> Vec<Message> {
-        vec![Message::text(r#"{"message":"ForceEndOfUtterance"}"#)]
+        // where in the audio: else it may end before what is still on its way
+        let samples = (self.bytes / self.sends.sample_bytes()) as f64;
+        let end = json!({"message": "ForceEndOfUtterance", "timestamp": samples / f64::from(self.sends.rate.hz())});
+        vec![Message::text(end.to_string())]
     }
 
     fn end(&mut self) -> Vec<Message> {
@@ -152,6 +163,8 @@ mod tests {
             (&json!("de"), &json!(0.7), &json!("enhanced"))
         );
         assert_eq!(config["additional_vocab"], json!([{"content": "Asterisk"}]));
+        service.audio(Bytes::from(vec![0xFF; 6_400]));
+        assert_eq!(said(&service.finalize()), [r#"{"message":"ForceEndOfUtterance","timestamp":0.8}"#]);
         service.read(r#"{"message":"AudioAdded","seq_no":9}"#);
         assert_eq!(said(&service.end()), [r#"{"message":"EndOfStream","last_seq_no":9}"#]);
     }

@@ -78,8 +78,12 @@ async fn recognisers_are_as_their_libraries_expect() {
         }
         assert!(peer.audio(6_400).await.len() >= 6_400, "{name}");
         if let Some(finalize) = vendor.finalize {
-            let said: Value = peer.json().await;
-            assert_eq!(said, serde_json::from_str::<Value>(finalize).unwrap(), "{name}");
+            let (said, mut expected) = (peer.json().await, serde_json::from_str::<Value>(finalize).unwrap());
+            if let Some(timestamp) = expected.get_mut("timestamp") {
+                // 40 frames
+                *timestamp = 0.8.into();
+            }
+            assert_eq!(said, expected, "{name}");
         }
         vendor.tell(&mut peer, (vendor.partial)("hello")).await;
         vendor.tell(&mut peer, (vendor.last)("hello there", 0)).await;

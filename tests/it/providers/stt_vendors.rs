@@ -178,7 +178,7 @@ pub const SPEECHMATICS: Vendor = Vendor {
         );
     }),
     ready: Some(r#"{"message":"RecognitionStarted","id":"x","language_pack_info":{}}"#),
-    finalize: Some(r#"{"message":"ForceEndOfUtterance"}"#),
+    finalize: Some(r#"{"message":"ForceEndOfUtterance","timestamp":0.3}"#),
     partial: |text| {
         vec![
             json!({"message": "AddPartialTranscript", "format": "2.9", "metadata": {"transcript": text}, "results": []}),
