@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::ari::{World, empty};
 use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::support::callee::Callee;
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, Process};
 use crate::support::lab::{ARI_USER, Lab, free_port};
@@ -241,5 +242,36 @@ async fn a_gateway_is_replaced_by_the_next_without_losing_a_call() {
     stays.hang_up().await;
     empty(&lab).await;
     next.stop().await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_killed_gateway_has_called_is_not_left_alone_in_asterisk() {
+    let (ari, data) = (free_port(), tempfile::tempdir().expect("a directory"));
+    let (url, dir) = (format!("http://{ari}"), data.path().display().to_string());
+    let mut callee = Callee::start().await;
+    let dial = format!("PJSIP/phone/sip:{{to}}@{}", callee.address);
+    let env = [
+        ("ARI_URL", url.as_str()),
+        ("ARI_USERNAME", ARI_USER.0),
+        ("ARI_PASSWORD", ARI_USER.1),
+        ("HARK_DATA_DIR", &dir),
+        ("HARK__OUTBOUND__DIAL__DEFAULT", &dial),
+    ];
+    let hark = Process::with(None, &env).await;
+    let gateway = hark.gateway();
+    let lab = Lab::with_ari(gateway, ari).await;
+    lab.logged("Creating Stasis app 'hark'").await;
+    let http = gateway.http.expect("HTTP is on");
+    let (status, answer) = crate::control::post(http, "/api/calls", &serde_json::json!({"to": "answer"})).await;
+    assert_eq!(status, 201, "{answer}");
+    let phone = callee.answered.recv().await.expect("the phone lives");
+    lab.channels(2).await;
+    hark.kill().await;
+    lab.channels(1).await;
+    let hark = Process::with(Some(gateway), &env).await;
+    empty(&lab).await;
+    drop(phone);
+    hark.kill().await;
     lab.stop().await;
 }
