@@ -54,6 +54,8 @@ use crate::{
 const SPEECH_BYTES: usize = 512 << 20;
 /// Events between the calls and the outbox.
 const EVENTS: usize = 1_024;
+/// Orders of agents' tools that wait.
+const ORDERS: usize = 256;
 /// Channels that wait for us and are not served yet.
 const FETCHED: usize = 1_024;
 /// How long the database may take for its last words.
@@ -210,7 +212,10 @@ impl App {
         let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state, fetcher, &rtp);
         let answered = Answered::default();
         let outbounds = Arc::new(Outbounds::new(&config.outbound, pbxs.control(), state.clone(), &answered));
-        state.control = Some(Arc::new(Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami, outbounds)));
+        let controls = Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami, outbounds);
+        state.control = Some(Arc::new(controls.clone()));
+        let (orders, to_carry_out) = mpsc::channel(ORDERS);
+        tracker.spawn(delivery.clone().run_until_cancelled_owned(controls.serve(to_carry_out)));
         let (sender, events) = mpsc::channel(EVENTS);
         let calls = Arc::new(Calls {
             profiles,
@@ -228,6 +233,7 @@ impl App {
             metrics,
             webhooks,
             events: sender,
+            orders,
             refuse_while_broken: store
                 .as_ref()
                 .filter(|_| config.database.when_broken == WhenBroken::Refuse)

@@ -18,6 +18,7 @@ mod socket;
 pub mod sse;
 pub mod sts;
 mod stt;
+pub mod tools;
 mod tts;
 pub mod utf8;
 mod vendor;
@@ -46,6 +47,7 @@ pub use service::{Named, Service};
 pub use prompt::MAX_PROMPT;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
@@ -75,6 +77,12 @@ pub struct Config {
     pub prompt_url: Option<String>,
     /// The language to be spoken with the caller.
     pub language: Option<String>,
+    /// The tools that the language model may have called, by name; `*` stands for any characters.
+    pub tools: Vec<String>,
+    /// Where it may have callers transferred to.
+    pub transfer_to: Vec<String>,
+    /// How much of a conversation a vendor's language model is told, in tokens.
+    pub history_tokens: usize,
     /// How long a connect to a service may take, in ms.
     pub connect_timeout_ms: u64,
     /// How long a refused or reset connect is tried again before a service counts as failed, in ms.
@@ -114,6 +122,9 @@ impl Default for Config {
             prompt_file: None,
             prompt_url: None,
             language: None,
+            tools: Vec::new(),
+            transfer_to: Vec::new(),
+            history_tokens: 16_000,
             connect_timeout_ms: 5_000,
             reconnect_ms: 3_000,
             debounce_ms: 250,
@@ -153,6 +164,10 @@ pub struct Context {
     pub config: Arc<Config>,
     /// The rules of the conversation.
     pub rules: Arc<Rules>,
+    /// What the language model can have done.
+    pub tools: Arc<tools::Toolbox>,
+    /// Who does what tools want done with the call.
+    pub orders: Option<mpsc::Sender<tools::Order>>,
     /// Shared means of connecting.
     pub outgoing: Outgoing,
 }

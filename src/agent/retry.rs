@@ -137,7 +137,12 @@ pub async fn error_body(response: reqwest::Response) -> String {
 }
 
 /// The first `limit` bytes of an error answer, as far as they come soon.
-pub async fn beginning(mut response: reqwest::Response, limit: usize) -> Vec<u8> {
+pub async fn beginning(response: reqwest::Response, limit: usize) -> Vec<u8> {
+    beginning_of(response, limit, ERROR_WAIT).await
+}
+
+/// The first `limit` bytes of an answer, as far as they come in `time`.
+pub async fn beginning_of(mut response: reqwest::Response, limit: usize, time: Duration) -> Vec<u8> {
     let mut body = Vec::new();
     let read = async {
         while body.len() < limit {
@@ -148,7 +153,7 @@ pub async fn beginning(mut response: reqwest::Response, limit: usize) -> Vec<u8>
         }
     };
     // what has come until then will do
-    let _ = tokio::time::timeout(ERROR_WAIT, read).await;
+    let _ = tokio::time::timeout(time, read).await;
     body
 }
 

@@ -26,7 +26,7 @@ use super::{
     websocket::Announcer,
 };
 use crate::{
-    agent::{self, AnyAgent, Context, Outgoing, Route, builtin::Voice},
+    agent::{self, AnyAgent, Context, Outgoing, Route, builtin::Voice, tools::Order},
     asterisk::{AnyLeg, Arrival, Identified, audiosocket},
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
     config::Listener,
@@ -59,6 +59,8 @@ pub(super) struct Calls {
     pub metrics: Arc<Metrics>,
     pub webhooks: Webhooks,
     pub events: mpsc::Sender<Envelope>,
+    /// What tools of agents want done with their calls.
+    pub orders: mpsc::Sender<Order>,
     /// No new calls while the database does not work.
     pub refuse_while_broken: Option<watch::Receiver<Option<StoreError>>>,
     /// Ends every call.
@@ -259,8 +261,9 @@ impl Calls {
             budget: Arc::clone(&self.budget),
             screen: announcement.and_then(|announced| announced.screen.clone()),
         };
+        let (tools, orders) = (Arc::clone(&profile.tools), Some(self.orders.clone()));
         let (config, rules) = (Arc::clone(&profile.agent), Arc::clone(&profile.rules));
-        let context = Context { call: id, uuid, rate, about, config, rules, outgoing };
+        let context = Context { call: id, uuid, rate, about, tools, orders, config, rules, outgoing };
         let agent = agent::connect(route, context, &self.voice);
         let (events, stop) = (self.events.clone(), self.stop.clone());
         Session {

@@ -3,12 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::outbound::{self, Outbounds};
 use crate::{
+    agent::tools::Order,
     api::{Control, Later},
     asterisk::{
         ami::{self, Ami},
@@ -121,6 +125,7 @@ impl Controls {
             }
             Request::Say(say) => call.tell(Command::Say(say)),
             Request::Mute(on) => call.tell(Command::Mute(on)),
+            Request::Record(on) => call.tell(Command::Record(on)),
             Request::Collect(how) => call.tell(Command::Collect(how)),
             Request::Hold(on) => {
                 self.pbxs.order(uuid, ari::Order::Hold(on)).await?;
@@ -132,6 +137,22 @@ impl Controls {
             }
             Request::Dtmf(digits) => self.dial(&call, digits).await,
             Request::Variable(name, value) => Ok(self.pbxs.order(uuid, ari::Order::SetVariable(name, value)).await?),
+        }
+    }
+
+    /// Carries out what tools of agents want done with their calls.
+    pub async fn serve(self, mut orders: mpsc::Receiver<Order>) {
+        while let Some(Order { call, request, done }) = orders.recv().await {
+            let controls = self.clone();
+            // as many as there are calls, and each of them for a bounded time
+            tokio::spawn(async move {
+                let result = match controls.find(call.into()) {
+                    Ok(found) => controls.carry_out(found, request).await,
+                    Err(refused) => Err(refused),
+                };
+                // dropped: the caller has spoken meanwhile, or is gone
+                let _ = done.send(result);
+            });
         }
     }
 

@@ -6,7 +6,10 @@ use serde_json::{Map, Value};
 
 use super::sound::Sounds;
 use crate::{
-    agent::{self, Overrides},
+    agent::{
+        self, Overrides,
+        tools::{HttpTool, Toolbox},
+    },
     api, audio,
     call::{self, Rules},
     config::{Config, Listener, Rule},
@@ -19,6 +22,7 @@ pub(super) struct Profile {
     /// Its name; `None`: the settings of all calls.
     pub name: Option<String>,
     pub agent: Arc<agent::Config>,
+    pub tools: Arc<Toolbox>,
     pub rules: Arc<Rules>,
     pub audio: Arc<audio::Config>,
     pub sounds: Sounds,
@@ -41,11 +45,17 @@ impl Profiles {
     /// A sound cannot be read; in words for an operator.
     pub fn load(config: &Config) -> Result<Self, String> {
         let recorded = config.recording.enabled;
-        let usual = Profile::load(None, &config.agent, &config.call, &config.audio, recorded)?;
+        let usual = Profile::load(None, &config.agent, &config.call, &config.audio, recorded, &config.tools)?;
         let named = config.profiles.iter().map(|(name, profile)| {
-            let loaded =
-                Profile::load(Some(name.clone()), &profile.agent, &profile.call, &profile.audio, profile.recording)
-                    .map_err(|reason| format!("profiles.{name}.{reason}"))?;
+            let loaded = Profile::load(
+                Some(name.clone()),
+                &profile.agent,
+                &profile.call,
+                &profile.audio,
+                profile.recording,
+                &config.tools,
+            )
+            .map_err(|reason| format!("profiles.{name}.{reason}"))?;
             Ok((name.clone(), Arc::new(loaded)))
         });
         let named = named.collect::<Result<_, String>>()?;
@@ -92,6 +102,7 @@ impl Profile {
         call: &call::Config,
         audio: &audio::Config,
         recorded: bool,
+        declared: &[HttpTool],
     ) -> Result<Self, String> {
         let mut agent = agent.clone();
         if let Some(path) = &agent.prompt_file {
@@ -99,6 +110,7 @@ impl Profile {
         }
         Ok(Self {
             name,
+            tools: Arc::new(toolbox(&agent, declared)?),
             agent: Arc::new(agent),
             rules: Arc::new(Rules::new(call.clone())),
             audio: Arc::new(audio.clone()),
@@ -106,6 +118,10 @@ impl Profile {
             recorded,
         })
     }
+}
+
+fn toolbox(agent: &agent::Config, declared: &[HttpTool]) -> Result<Toolbox, String> {
+    Toolbox::new(&agent.tools, &agent.transfer_to, declared).map_err(|faults| faults.join("; "))
 }
 
 fn prompt(path: &str) -> Result<String, String> {

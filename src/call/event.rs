@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use super::{AnsweredBy, CallId, Digit, EventId, Fault, Turn};
+use super::{AnsweredBy, CallId, Digit, EventId, Fault, ToolCalled, Turn, Usage};
 
 /// Who spoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,6 +111,10 @@ pub enum CallEvent {
     Turn(Turn),
     /// The call's recording is whole, or as whole as it will be. Not one of the contract's types.
     RecordingReady(Recording),
+    /// A tool was called. Not one of the contract's types.
+    ToolCalled(ToolCalled),
+    /// What the agent's services were used for, at the end of the call. Not one of the contract's types.
+    Usage(Usage),
     /// How a call that we make stands. Not one of the contract's types.
     Status(Status),
     /// Who has answered a call that we made, and how long after. Not one of the contract's types.
@@ -133,6 +137,8 @@ impl CallEvent {
             Self::ServiceFailed(_) => "service_failed",
             Self::Turn(_) => "turn",
             Self::RecordingReady(_) => "recording_ready",
+            Self::ToolCalled(_) => "tool_call",
+            Self::Usage(_) => "usage",
             Self::Status(_) => "call_status",
             Self::AnsweredBy(..) => "answered_by",
             Self::EventsLost(_) => "events_lost",

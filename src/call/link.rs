@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-use super::{CallEvent, Collect, Digit, EndReason, Role, Timing, UtteranceId};
+use super::{CallEvent, Collect, Digit, EndReason, Role, Timing, ToolCalled, Usage, UtteranceId};
 use crate::audio::{Frame, Rate};
 
 /// Everything that can happen to a call.
@@ -128,6 +128,10 @@ pub enum AgentEvent {
     TurnDone,
     /// The agent ends the call, once what it said has been played: [`super::EndReason::AgentClosed`].
     Hangup,
+    /// It has had a tool called.
+    ToolCalled(ToolCalled),
+    /// What its services were used for, at the end.
+    Usage(Usage),
     /// A service is in trouble; the agent works on it.
     Degraded(Fault),
     /// The trouble is over.

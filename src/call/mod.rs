@@ -11,9 +11,11 @@ mod id;
 mod latency;
 mod link;
 mod machine;
+pub mod pattern;
 mod playout;
 mod request;
 mod tape;
+mod tool;
 mod turn;
 
 pub use config::{BargeIn, Config, Dtmf, Endpoint, Idle, Policy, Vad};
@@ -30,4 +32,5 @@ pub use machine::{Call, Mode, Setup, Stats};
 pub use playout::Budget;
 pub use request::{Attended, Begun, Origination, Outbound, Refusal, Refused, Request, Target};
 pub use tape::{Sink, Tap, Tape};
+pub use tool::{ModelUsage, ToolCalled, Usage};
 pub use turn::{AnsweredBy, Ending, Lexicon, OnMachine, Rules, VOICE_MS, Weight, languages};

@@ -32,6 +32,8 @@ pub enum Request {
     Dtmf(Vec<Digit>),
     /// Collect the caller's keys to one answer; `None`: as the settings say.
     Collect(Option<Collect>),
+    /// Go on recording, or put silence into the recording from here.
+    Record(bool),
     /// Set a channel variable of the caller's channel.
     Variable(String, String),
 }

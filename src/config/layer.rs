@@ -6,9 +6,12 @@ use config::{Map, Source, Value, ValueKind};
 
 use super::{
     fault::{Faults, redacted},
-    profiles,
+    profiles, tools,
 };
-use crate::agent::service::{VENDORS, Vendor};
+use crate::agent::{
+    service::{VENDORS, Vendor},
+    tools::HttpConfig,
+};
 
 /// The compiled-in settings, with every key explained.
 pub const DEFAULTS: &str = include_str!("default.toml");
@@ -199,6 +202,8 @@ pub(super) struct Layer {
     pub(super) shown: BTreeMap<String, String>,
     /// `[[routes]]`, each with its place.
     pub(super) routes: Vec<(profiles::Rule, String)>,
+    /// `[[tools]]`, likewise.
+    pub(super) tools: Vec<(HttpConfig, String)>,
 }
 
 impl Layer {
@@ -266,6 +271,7 @@ impl Layer {
         };
         let mut table = table;
         layer.routes = profiles::rules(&mut table, &path.display().to_string(), faults);
+        layer.tools = tools::declared(&mut table, &path.display().to_string(), faults);
         let mut leaves = Vec::new();
         flatten("", endpoints_by_name(table, path, faults), &mut leaves);
         for (key, value) in leaves {

@@ -7,6 +7,7 @@ mod contract;
 mod fault;
 mod layer;
 mod profiles;
+mod tools;
 mod validate;
 
 use std::{
@@ -60,6 +61,8 @@ pub struct Config {
     pub profiles: BTreeMap<String, Profile>,
     /// Which calls have which of them; the first that holds.
     pub routes: Vec<Rule>,
+    /// Services that language models may have called.
+    pub tools: Vec<agent::tools::HttpTool>,
     /// The HTTP service.
     pub http: api::Config,
     /// The AI services.
@@ -261,6 +264,7 @@ impl Config {
         let mut notices = Vec::new();
         let mut file = file(&schema, sources, &mut faults);
         let routes = std::mem::take(&mut file.routes);
+        let declared = std::mem::take(&mut file.tools);
         let env = env_layer(&schema, &sources.env, &mut faults);
         let contract = Contract { schema: &schema, env: &sources.env, faults: &mut faults, notices: &mut notices }
             .layer(&[&file, &env]);
@@ -278,6 +282,7 @@ impl Config {
             outbound: merged.section("outbound", &mut faults),
             profiles: BTreeMap::new(),
             routes: Vec::new(),
+            tools: Vec::new(),
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
@@ -298,6 +303,8 @@ impl Config {
         config.webhooks.allow_hosts.clone_from(&config.routing.allow_hosts);
         config.profiles = profiles::read(&config, &merged, &mut faults);
         profiles::check(&routes, &config.profiles, &mut faults);
+        config.tools = tools::ready(declared, &sources.env, &mut faults);
+        tools::check(&config.agent, &config.profiles, &config.tools, &mut faults);
         config.routes = routes.into_iter().map(|(rule, _)| rule).collect();
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
@@ -314,6 +321,7 @@ impl Default for Config {
             outbound: Outbound::default(),
             profiles: BTreeMap::new(),
             routes: Vec::new(),
+            tools: Vec::new(),
             http: api::Config::default(),
             agent: agent::Config::default(),
             call: call::Config::default(),

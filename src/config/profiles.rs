@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{Faults, Merged, layer::PROFILES, validate};
-use crate::{agent, audio, call};
+use crate::{
+    agent, audio,
+    call::{self, pattern::matches},
+};
 
 /// Sections that a profile may hold keys of.
 pub(super) const SECTIONS: [&str; 4] = ["agent.", "call.", "audio.", "recording.enabled"];
@@ -91,71 +94,6 @@ impl Rule {
     }
 }
 
-/// Whether `text` is as `pattern` says: Asterisk's own patterns begin with `_` (`X`, `Z`, `N`, `[2-5]`, `.`, `!`); in others `*` is any
-/// characters and `?` is one.
-#[must_use]
-pub fn matches(pattern: &str, text: &str) -> bool {
-    match pattern.strip_prefix('_') {
-        Some(pattern) => asterisk(pattern.as_bytes(), text.as_bytes()),
-        None => glob(pattern.as_bytes(), text.as_bytes()),
-    }
-}
-
-fn asterisk(mut pattern: &[u8], mut text: &[u8]) -> bool {
-    loop {
-        let Some((&first, rest)) = pattern.split_first() else { return text.is_empty() };
-        let mut rest = rest;
-        let fits: bool = match first {
-            b'.' => return !text.is_empty(),
-            b'!' => return true,
-            // of no meaning in a number
-            b'-' | b' ' => {
-                pattern = rest;
-                continue;
-            }
-            b'[' => {
-                let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
-                let set = &rest[..end];
-                rest = &rest[end + 1..];
-                text.first().is_some_and(|byte| {
-                    let range = |window: &[u8]| window[1] == b'-' && (window[0]..=window[2]).contains(byte);
-                    set.contains(byte) || set.windows(3).any(range)
-                })
-            }
-            b'X' | b'x' => text.first().is_some_and(u8::is_ascii_digit),
-            b'Z' | b'z' => text.first().is_some_and(|byte| (b'1'..=b'9').contains(byte)),
-            b'N' | b'n' => text.first().is_some_and(|byte| (b'2'..=b'9').contains(byte)),
-            other => text.first() == Some(&other),
-        };
-        if !fits {
-            return false;
-        }
-        (pattern, text) = (rest, &text[1..]);
-    }
-}
-
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    // where to go on when the last `*` has to take one more
-    let (mut p, mut t, mut retry) = (0, 0, None);
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                retry = Some((p + 1, t));
-                p += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == text[t] => (p, t) = (p + 1, t + 1),
-            _ => match retry {
-                Some((after, from)) => {
-                    (p, t) = (after, from + 1);
-                    retry = Some((after, from + 1));
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
 /// The profiles there are, each laid over `merged`, and checked like the settings of all calls. `config`: those.
 pub(super) fn read(config: &super::Config, merged: &Merged, faults: &mut Faults) -> BTreeMap<String, Profile> {
     let names =
@@ -216,33 +154,39 @@ pub(super) fn may_set(setting: &str) -> bool {
 
 /// Takes `[[routes]]` out of a file.
 pub(super) fn rules(table: &mut toml::Table, path: &str, faults: &mut Faults) -> Vec<(Rule, String)> {
-    let list = match table.remove("routes") {
+    let advice = "A route has profile, and of listener, pbx, to, from, headers and metadata those that matter.";
+    list(table, "routes", path, advice, faults)
+}
+
+/// Takes a list of tables out of a file, each with its place.
+pub(super) fn list<T: DeserializeOwned>(
+    table: &mut toml::Table,
+    name: &str,
+    path: &str,
+    advice: &str,
+    faults: &mut Faults,
+) -> Vec<(T, String)> {
+    let list = match table.remove(name) {
         None => return Vec::new(),
         Some(toml::Value::Array(list)) => list,
         Some(_) => {
-            faults.push(
-                "config.type",
-                (format!("routes (in {path})"), None),
-                "is not a list",
-                "Write [[routes]] and its keys below.",
-            );
+            let advice = format!("Write [[{name}]] and its keys below.");
+            faults.push("config.type", (format!("{name} (in {path})"), None), "is not a list", &advice);
             return Vec::new();
         }
     };
-    let mut rules = Vec::new();
+    let mut all = Vec::new();
     for (index, value) in list.into_iter().enumerate() {
-        let place = format!("routes, number {} (in {path})", index + 1);
-        match value.try_into::<Rule>() {
-            Ok(rule) => rules.push((rule, place)),
+        let place = format!("{name}, number {} (in {path})", index + 1);
+        match value.try_into::<T>() {
+            Ok(one) => all.push((one, place)),
             Err(error) => {
                 let reason = format!("cannot be read: {}", error.message().replace('\n', ", "));
-                let advice =
-                    "A route has profile, and of listener, pbx, to, from, headers and metadata those that matter.";
                 faults.push("config.type", (place, None), reason, advice);
             }
         }
     }
-    rules
+    all
 }
 
 #[cfg(test)]

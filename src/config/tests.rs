@@ -511,3 +511,35 @@ fn dial_strings_have_names() {
     let wrong = with_file("[outbound.dial]\ndefault = 7\n[outbound]\ntimeout_s = 0", &[]).unwrap_err();
     assert_eq!(wrong.0.len(), 2, "{wrong}");
 }
+
+#[test]
+fn tools_are_declared_and_allowed_or_their_faults_told() {
+    let declared = "[[tools]]\nname = \"crm\"\ndescription = \"Looks it up.\"\nurl = \"https://crm/x\"\nheaders = { A = \"${CRM}\" }\n";
+    let right = format!(
+        "{declared}[agent]\ntools = [\"crm\", \"transfer\"]\ntransfer_to = [\"600\"]\n[profiles.x]\nagent.tools = [\"hangup\"]\n"
+    );
+    let config = with_file(&right, &[("CRM", "hunter2")]).unwrap();
+    assert_eq!((config.tools.len(), config.agent.tools.len(), config.profiles["x"].agent.tools.len()), (1, 2, 1));
+    assert!(!format!("{:?}", config.tools).contains("hunter2"));
+    let wrong = format!(
+        "{declared}{declared}[[tools]]\nname = \"hangup\"\ndescription = \"\"\nurl = \"x\"\n[agent]\ntools = [\"cmr\", \"transfer\"]\n\
+         [profiles.x]\nagent.tools = [\"nope\"]\n"
+    );
+    let told = with_file(&wrong, &[]).unwrap_err().to_string();
+    for part in [
+        "tools, number 1",
+        "the environment has no CRM",
+        "tools, number 2",
+        "there is another tool \"hangup\"",
+        "description is missing",
+        "url begins with",
+        "no tool \"cmr\"",
+        "agent.transfer_to says nowhere",
+        "profiles.x.agent.tools",
+        "no tool \"nope\"",
+    ] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    let told = with_file("[[tools]]\nname = \"a\"\nurl = \"x\"\nheaders = 7\n", &[]).unwrap_err().to_string();
+    assert!(told.contains("tools, number 1") && told.contains("A tool has name"), "{told}");
+}

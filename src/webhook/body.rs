@@ -4,11 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::FormatItem, macros::format_description};
 use uuid::Uuid;
 
-use crate::call::{CallEvent, Envelope, Latency};
+use crate::call::{CallEvent, Envelope, Latency, ModelUsage};
 
 /// `type` of the one request that is answered: a call announced by `POST /call`.
 pub const CALL_INITIATED: &str = "call_initiated";
@@ -62,6 +62,18 @@ enum Payload<'a> {
         code: &'a str,
         message: &'a str,
     },
+    ToolCall {
+        name: &'a str,
+        arguments: Value,
+        result: &'a str,
+        failed: bool,
+        duration_ms: u64,
+    },
+    Usage {
+        llm: Vec<Value>,
+        tts_characters: u64,
+        stt_seconds: f64,
+    },
     Turn {
         cut: bool,
         heard_ms: u64,
@@ -97,6 +109,20 @@ pub fn render(envelope: &Envelope) -> Bytes {
         CallEvent::AnsweredBy(who, after) => {
             Payload::AnsweredBy { answered_by: who.as_str(), after_ms: millis(*after) }
         }
+        CallEvent::ToolCalled(called) => Payload::ToolCall {
+            name: &called.name,
+            // what is no JSON is shown as the text it is
+            arguments: serde_json::from_str(&called.arguments).unwrap_or_else(|_| called.arguments.as_str().into()),
+            result: &called.result,
+            failed: called.failed,
+            duration_ms: millis(called.took),
+        },
+        CallEvent::Usage(usage) => Payload::Usage {
+            llm: usage.models.iter().map(tokens).collect(),
+            tts_characters: usage.tts_characters,
+            #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+            stt_seconds: millis(usage.stt) as f64 / 1_000.0,
+        },
         CallEvent::EventsLost(count) => Payload::Lost { count: *count },
         CallEvent::ServiceFailed(fault) => Payload::Fault { code: fault.code, message: &fault.message },
         CallEvent::Turn(turn) => {
@@ -116,6 +142,16 @@ pub fn render(envelope: &Envelope) -> Bytes {
         }
     };
     write(envelope.uuid, envelope.event.kind(), envelope.at, payload)
+}
+
+fn tokens(usage: &ModelUsage) -> Value {
+    json!({
+        "model": usage.model,
+        "requests": usage.requests,
+        "input_tokens": usage.input_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+    })
 }
 
 fn millis(time: Duration) -> u64 {

@@ -22,9 +22,24 @@ pub const CALL_STATUS: &str = "call_status";
 /// Who has answered a call that we made.
 pub const ANSWERED_BY: &str = "answered_by";
 
+/// A tool was called.
+pub const TOOL_CALL: &str = "tool_call";
+/// What the agent's services were used for.
+pub const USAGE: &str = "usage";
+
 /// Types that other receivers can subscribe to as well.
-pub const MORE: [&str; 8] =
-    [CALL_COMPLETED, SERVICE_FAILED, TURN, ENDPOINT_DISABLED, EVENTS_LOST, RECORDING_READY, CALL_STATUS, ANSWERED_BY];
+pub const MORE: [&str; 10] = [
+    CALL_COMPLETED,
+    SERVICE_FAILED,
+    TURN,
+    ENDPOINT_DISABLED,
+    EVENTS_LOST,
+    RECORDING_READY,
+    CALL_STATUS,
+    ANSWERED_BY,
+    TOOL_CALL,
+    USAGE,
+];
 
 /// Whether there are events of this type.
 #[must_use]

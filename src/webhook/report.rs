@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     body::{CALL_INITIATED, timestamp},
-    catalogue::{CALL_ENDED, EVENTS_LOST, RECORDING_READY, SERVICE_FAILED, TURN},
+    catalogue::{CALL_ENDED, EVENTS_LOST, RECORDING_READY, SERVICE_FAILED, TURN, USAGE},
 };
 use crate::call::{CallEvent, CallId, EndReason, Envelope};
 
@@ -39,6 +39,8 @@ struct Record {
     interruptions: u64,
     answers: u64,
     longest_answer_ms: u64,
+    /// The payload of `usage`.
+    used: Map<String, Value>,
     failures: Vec<Value>,
     recording: Option<Value>,
     transcript_url: Option<Value>,
@@ -149,6 +151,7 @@ impl Record {
                 let ms = payload.get("total_ms").and_then(Value::as_u64).unwrap_or_default();
                 self.longest_answer_ms = self.longest_answer_ms.max(ms);
             }
+            USAGE => self.used = payload.as_object().cloned().unwrap_or_default(),
             RECORDING_READY => {
                 self.recording = payload.get("recording_url").cloned();
                 self.transcript_url = payload.get("transcript_url").cloned();
@@ -227,11 +230,15 @@ impl Known {
     }
 
     fn usage(&self) -> Value {
-        json!({
+        let mut usage = json!({
             "call_duration_seconds": self.record.duration(),
             "answers": self.record.answers,
             "longest_answer_ms": (self.record.answers > 0).then_some(self.record.longest_answer_ms),
-        })
+        });
+        if let Some(members) = usage.as_object_mut() {
+            members.extend(self.record.used.clone());
+        }
+        usage
     }
 
     /// What templates are filled from: `event` is the whole body of the event, four keys.

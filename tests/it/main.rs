@@ -21,6 +21,7 @@ mod fuzz_smoke;
 mod hostile;
 mod image;
 mod llm_native;
+mod llm_tools;
 mod providers;
 mod receivers;
 mod recordings;

@@ -4,8 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use hark::{
     call::{
-        AnsweredBy, CallEvent, CallId, CallStatus, Digit, EndReason, Envelope, EventId, Fault, Latency, Recording,
-        Role, Status, Turn,
+        AnsweredBy, CallEvent, CallId, CallStatus, Digit, EndReason, Envelope, EventId, Fault, Latency, ModelUsage, Recording, Role, Status, ToolCalled, Turn, Usage,
     },
     webhook::{Config, EndpointConfig, Webhooks, catalogue, schedule::Retry},
 };
@@ -131,6 +130,18 @@ async fn every_event_is_as_its_schema_says() {
         CallEvent::Dtmf(None),
         turn(None),
         turn(Some(whole)),
+        CallEvent::ToolCalled(ToolCalled {
+            name: "crm".to_owned(),
+            arguments: "{\"id\": 1}".to_owned(),
+            result: "sent".to_owned(),
+            failed: false,
+            took: Duration::from_millis(5),
+        }),
+        CallEvent::Usage(Usage {
+            models: vec![ModelUsage { model: "m".to_owned(), requests: 1, ..ModelUsage::default() }],
+            tts_characters: 7,
+            stt: Duration::from_millis(1_500),
+        }),
         CallEvent::EventsLost(3),
         CallEvent::Status(Status { status: CallStatus::Ringing, cause: None, sip_code: None }),
         CallEvent::Status(Status { status: CallStatus::NoAnswer, cause: Some(19), sip_code: Some(480) }),
@@ -144,7 +155,7 @@ async fn every_event_is_as_its_schema_says() {
         webhooks.put(envelope).await.unwrap();
     }
     assert_eq!(webhooks.flush(Instant::now() + PATIENCE).await, 0);
-    let (schema, seen) = (schema(), receiver.wait_for(19).await);
+    let (schema, seen) = (schema(), receiver.wait_for(21).await);
     for seen in &seen {
         assert_eq!(fault(&seen.json(), &schema, "event"), None);
     }

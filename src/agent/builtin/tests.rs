@@ -27,6 +27,8 @@ fn start_with(config: Config, mask_digits: bool) -> Builtin {
             uuid,
             rate: RATE,
             about: Arc::default(),
+            tools: Arc::default(),
+            orders: None,
             config: Arc::new(config),
             rules: Arc::default(),
             outgoing,

@@ -3,15 +3,21 @@
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
-    agent::{llm::Message, tts::Word},
+    agent::{
+        llm::{Message, ToolCall},
+        tools::Outcome,
+        tts::Word,
+    },
     audio::Rate,
     call::UtteranceId,
 };
 
-/// Longest history sent to a language model, in bytes of JSON: Express takes bodies up to 100 kB.
-const MAX_JSON: usize = 90_000;
 /// Turns kept at all.
 const MAX_TURNS: usize = 1_000;
+/// What tools were asked and answered that is kept of one call, in bytes.
+const MAX_TOOLS: usize = 256 * 1024;
+/// Of one answer of a tool.
+const MAX_OUTPUT: usize = 8 * 1024;
 /// Utterances kept of one answer.
 const MAX_UTTERANCES: usize = 2_000;
 /// Least time one character takes to be spoken: the length of an utterance whose end is not known yet.
@@ -26,6 +32,8 @@ enum Turn {
 #[derive(Debug)]
 struct Answer {
     utterances: Vec<Utterance>,
+    /// The tools that were called for it, together as the model called them, and what they answered.
+    rounds: Vec<Vec<(ToolCall, Option<Outcome>)>>,
     /// Nothing more will be added.
     closed: bool,
     /// Its transcript has been given out.
@@ -61,14 +69,16 @@ enum Heard {
 pub struct History {
     rate: Rate,
     system: Option<String>,
+    /// How much of it a language model is told, in bytes of JSON.
+    room: usize,
     turns: VecDeque<Turn>,
     last_id: u32,
 }
 
 impl History {
     /// An empty history; `system` becomes the first message.
-    pub fn new(rate: Rate, system: Option<String>) -> Self {
-        Self { rate, system, turns: VecDeque::new(), last_id: 0 }
+    pub fn new(rate: Rate, system: Option<String>, room: usize) -> Self {
+        Self { rate, system, room, turns: VecDeque::new(), last_id: 0 }
     }
 
     /// The caller's words.
@@ -78,7 +88,8 @@ impl History {
 
     /// The caller's words as the rest of the turn before, when that has no answer anybody heard. Returns the whole.
     pub fn user_continues(&mut self, text: &str) -> String {
-        while matches!(self.turns.back(), Some(Turn::Agent(answer)) if answer.was_not_heard()) {
+        while matches!(self.turns.back(), Some(Turn::Agent(answer)) if answer.was_not_heard() && answer.rounds.is_empty())
+        {
             self.turns.pop_back();
         }
         if let Some(Turn::User(before)) = self.turns.back_mut()
@@ -94,7 +105,34 @@ impl History {
 
     /// An answer begins.
     pub fn answer(&mut self, shown: bool) {
-        self.push(Turn::Agent(Answer { utterances: Vec::new(), closed: false, reported: false, shown }));
+        let (utterances, rounds) = (Vec::new(), Vec::new());
+        self.push(Turn::Agent(Answer { utterances, rounds, closed: false, reported: false, shown }));
+    }
+
+    /// For the newest answer these tools are called.
+    pub fn called(&mut self, calls: &[ToolCall]) {
+        if let Some(answer) = self.answers().next_back() {
+            answer.rounds.push(calls.iter().map(|call| (call.clone(), None)).collect());
+        }
+        let mut left = MAX_TOOLS;
+        for answer in self.answers().rev() {
+            let size: usize = answer.rounds.iter().flatten().map(|(call, _)| call.arguments.len() + MAX_OUTPUT).sum();
+            match left.checked_sub(size) {
+                Some(rest) => left = rest,
+                None => (answer.rounds, left) = (Vec::new(), 0),
+            }
+        }
+    }
+
+    /// A tool of the newest answer has answered.
+    pub fn returned(&mut self, id: &str, outcome: &Outcome) {
+        let Some(answer) = self.answers().next_back() else { return };
+        let mut steps = answer.rounds.iter_mut().flatten();
+        if let Some((_, known)) = steps.find(|(call, known)| call.id == id && known.is_none()) {
+            let end = (0..=MAX_OUTPUT.min(outcome.output.len())).rev().find(|at| outcome.output.is_char_boundary(*at));
+            let output = outcome.output[..end.unwrap_or_default()].to_owned();
+            *known = Some(Outcome { output, failed: outcome.failed });
+        }
     }
 
     /// The answer has all its utterances.
@@ -242,23 +280,21 @@ impl History {
 
     fn collect(&self, more: Option<&str>) -> Vec<Message> {
         let system = self.system.iter().cloned().map(Message::System);
-        let mut room = MAX_JSON;
+        let mut room = self.room;
         let mut turns = Vec::new();
-        let more = more.map(|text| Message::User(text.to_owned()));
+        let more = more.map(|text| vec![Message::User(text.to_owned())]);
         let shown = self.turns.iter().rev().map(|turn| match turn {
-            Turn::User(text) => Some(Message::User(text.clone())),
-            Turn::Agent(answer) if answer.shown => answer.words(true).map(Message::said),
-            Turn::Agent(_) => None,
+            Turn::User(text) => vec![Message::User(text.clone())],
+            Turn::Agent(answer) => answer.messages(),
         });
-        for message in more.into_iter().chain(shown.flatten()) {
-            match room.checked_sub(message.size()) {
+        for messages in more.into_iter().chain(shown) {
+            match room.checked_sub(messages.iter().map(Message::size).sum()) {
                 Some(left) => room = left,
                 None => break,
             }
-            turns.push(message);
+            turns.push(messages);
         }
-        turns.reverse();
-        system.chain(turns).collect()
+        system.chain(turns.into_iter().rev().flatten()).collect()
     }
 
     fn push(&mut self, turn: Turn) {
@@ -283,6 +319,23 @@ impl History {
 impl Answer {
     fn was_not_heard(&self) -> bool {
         self.utterances.iter().all(|utterance| matches!(&utterance.heard, Heard::Part(words) if words.is_empty()))
+    }
+
+    /// As a language model is told: the tools, then what was said, most of which they had answered.
+    fn messages(&self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for round in &self.rounds {
+            let calls = round.iter().map(|(call, _)| call.clone()).collect();
+            messages.push(Message::Assistant { text: String::new(), calls });
+            messages.extend(round.iter().map(|(call, outcome)| {
+                let given_up =
+                    || Outcome::failed("given up, because the caller spoke; it may have been done".to_owned());
+                let Outcome { output, failed } = outcome.clone().unwrap_or_else(given_up);
+                Message::Result { id: call.id.clone(), name: call.name.clone(), output, failed }
+            }));
+        }
+        messages.extend(self.shown.then(|| self.words(true)).flatten().map(Message::said));
+        messages
     }
 
     fn words(&self, waiting_too: bool) -> Option<String> {
@@ -361,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_cut_answer_holds_what_was_heard() {
-        let mut history = History::new(Rate::R8K, Some("Be kind.".to_owned()));
+        let mut history = History::new(Rate::R8K, Some("Be kind.".to_owned()), 90_000);
         history.user("Hi");
         history.answer(true);
         let first = say(&mut history, "One two.", 8_000);
@@ -379,7 +432,7 @@ mod tests {
     fn words_whose_times_are_known_are_cut_exactly() {
         let word = |text: &str, ms| Word { text: text.to_owned(), end: Duration::from_millis(ms) };
         let heard = |words: Vec<Word>, ms| {
-            let mut history = History::new(Rate::R8K, None);
+            let mut history = History::new(Rate::R8K, None, 90_000);
             history.answer(true);
             let id = say(&mut history, "Well, ten o'clock is late.", 16_000);
             history.timed(id, words);
@@ -397,7 +450,7 @@ mod tests {
 
     #[test]
     fn protected_speech_is_not_cut_with_the_rest() {
-        let mut history = History::new(Rate::R8K, None);
+        let mut history = History::new(Rate::R8K, None, 90_000);
         history.answer(true);
         let one = say(&mut history, "One two.", 8_000);
         history.answer_ended();
@@ -412,7 +465,7 @@ mod tests {
 
     #[test]
     fn an_answer_nobody_heard_is_not_there() {
-        let mut history = History::new(Rate::R8K, None);
+        let mut history = History::new(Rate::R8K, None, 90_000);
         history.user("Hi");
         history.answer(true);
         say(&mut history, "Hello.", 8_000);
@@ -423,7 +476,7 @@ mod tests {
 
     #[test]
     fn a_turn_without_an_answer_goes_on() {
-        let mut history = History::new(Rate::R8K, None);
+        let mut history = History::new(Rate::R8K, None, 90_000);
         assert_eq!(history.user_continues("I want"), "I want");
         history.answer(true);
         assert_eq!(history.user_continues("a table"), "I want a table");
@@ -435,7 +488,7 @@ mod tests {
 
     #[test]
     fn the_transcript_waits_for_the_last_word() {
-        let mut history = History::new(Rate::R8K, None);
+        let mut history = History::new(Rate::R8K, None, 90_000);
         history.answer(false);
         let one = say(&mut history, "One.", 10);
         history.played(one);
@@ -445,9 +498,47 @@ mod tests {
         assert!(history.messages().is_empty());
     }
 
+    fn call(id: &str) -> ToolCall {
+        ToolCall { id: id.to_owned(), name: "f".to_owned(), arguments: "{}".to_owned(), signature: None }
+    }
+
+    #[test]
+    fn tools_stand_before_what_was_said_and_every_call_has_an_answer() {
+        let mut history = History::new(Rate::R8K, None, 90_000);
+        history.user("Hi");
+        history.answer(true);
+        history.called(&[call("a"), call("b")]);
+        history.returned("a", &Outcome::done("5".to_owned()));
+        say(&mut history, "Five.", 10);
+        history.user("and?");
+        let roles: Vec<_> = history.messages().iter().map(Message::role).collect();
+        assert_eq!(roles, ["user", "assistant", "tool", "tool", "assistant", "user"]);
+        let Message::Result { id, failed, .. } = &history.messages()[3] else { panic!() };
+        assert_eq!((id.as_str(), *failed), ("b", true));
+        // what was done stays, though nothing of the answer was heard
+        history.answer(true);
+        history.called(&[call("c")]);
+        assert_eq!(history.user_continues("more"), "more");
+        assert_eq!(history.messages().len(), 9);
+    }
+
+    #[test]
+    fn what_tools_answered_is_bounded() {
+        let mut history = History::new(Rate::R8K, None, usize::MAX);
+        for n in 0..200 {
+            history.user("x");
+            history.answer(true);
+            history.called(&[call(&n.to_string())]);
+            history.returned(&n.to_string(), &Outcome::done("\u{4f60}".repeat(50_000)));
+        }
+        let kept: usize =
+            history.messages().iter().filter(|message| message.role() == "tool").map(|m| m.text().len()).sum();
+        assert!((MAX_TOOLS / 2..=MAX_TOOLS).contains(&kept), "{kept}");
+    }
+
     #[test]
     fn messages_fit_into_a_body_of_100_kb() {
-        let mut history = History::new(Rate::R8K, Some("system".to_owned()));
+        let mut history = History::new(Rate::R8K, Some("system".to_owned()), 90_000);
         for n in 0..500 {
             history.user(&format!("{n}{}", "\u{1}".repeat(500)));
         }

@@ -1,8 +1,10 @@
 //! Speech recognition, language model and speech synthesis as one agent.
 
+mod asking;
 mod conductor;
 mod history;
 mod inbox;
+mod meter;
 mod speaker;
 
 use std::{
@@ -58,6 +60,7 @@ pub struct Services {
 pub struct Cascade {
     controls: Arc<Inbox<Control>>,
     audio: Arc<Inbox<Frame>>,
+    meter: Arc<meter::Meter>,
     events: mpsc::Receiver<Tagged>,
     /// Interruptions so far: audio that was on its way before the last one is not given out.
     generation: u32,
@@ -79,10 +82,18 @@ impl Cascade {
         let ends = Ends { audio: Arc::clone(&audio), orders: to_follow, heard, health };
         let mut tasks = JoinSet::new();
         tasks.spawn(stt::listen(ctx.clone(), services.asr.clone(), ends).in_current_span());
-        let wiring =
-            conductor::Wiring { controls: Arc::clone(&controls), heard: to_hear, orders, reports, to_report, out };
+        let meter = Arc::new(meter::Meter::default());
+        let wiring = conductor::Wiring {
+            controls: Arc::clone(&controls),
+            heard: to_hear,
+            orders,
+            reports,
+            to_report,
+            out,
+            meter: Arc::clone(&meter),
+        };
         tasks.spawn(Conductor::start(ctx, services, wiring).in_current_span());
-        Self { controls, audio, events, generation: 0, finishing: false, _tasks: tasks }
+        Self { controls, audio, meter, events, generation: 0, finishing: false, _tasks: tasks }
     }
 }
 
@@ -112,6 +123,7 @@ impl Link for Cascade {
     fn send(&mut self, command: AgentInput) -> Sent<AgentInput> {
         let control = match command {
             AgentInput::Audio(frame) => {
+                self.meter.heard();
                 if self.audio.force(frame) == 1 {
                     // full only when the conductor does not run either
                     let _ = self.controls.offer(Control::Slow);

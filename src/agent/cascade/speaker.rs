@@ -10,12 +10,12 @@ use std::{
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::history::History;
+use super::{history::History, meter::Meter};
 use crate::{
     agent::{
         Context,
         health::{Failure, Health},
-        llm::{Llm, Message, Piece, Prompt},
+        llm::{Llm, Message, Piece},
         prompt::SystemPrompt,
         retry::fault,
         sentence::{Citations, Sentences},
@@ -35,7 +35,7 @@ const MAX_UTTERANCE: Duration = Duration::from_secs(600);
 /// Sentences in a row that may fail.
 const MAX_FAILURES: u32 = 5;
 /// How much longer than it lasts an utterance may take to be reported as played before nobody waits for that.
-const SLACK: Duration = Duration::from_secs(2);
+pub const SLACK: Duration = Duration::from_secs(2);
 /// Rate of audio that comes from a language model.
 const CLIP_RATE: u32 = 8_000;
 
@@ -126,12 +126,15 @@ pub struct Speaker {
     pub failures: AtomicU32,
     /// Fillers said so far: they take turns.
     pub filled: AtomicU32,
+    pub meter: Arc<Meter>,
 }
 
 #[derive(Debug)]
 enum Item {
     Sentence(String),
     Clip(Vec<u8>),
+    /// All before it has been spoken.
+    End,
 }
 
 /// How something is said.
@@ -165,23 +168,19 @@ impl Speaker {
     pub async fn answer(&self, messages: Vec<Message>, stamps: Stamps, gate: Gate) -> Result<Option<Fault>, Fault> {
         let (pieces, to_cut) = mpsc::channel(PIECES);
         let (items, to_speak) = mpsc::channel(ITEMS);
+        let (spoken, said) = watch::channel(0);
+        let allowed = gate.clone();
         let asking = async {
             // moved: the channel closes with the answer
             let pieces = pieces;
-            let system = self.prompt.get().await.map(|text| Message::System(text.to_string()));
-            let messages = system.into_iter().chain(messages).collect();
-            let prompt = Prompt { messages, ..Prompt::default() };
-            match self.llm.ask(&prompt, &pieces).await {
-                Ok(_) => Ok(None),
-                Err(Failure::Once(fault)) => Ok(Some(fault)),
-                Err(Failure::Final(fault)) => Err(fault),
-            }
+            self.ask(messages, &pieces, said, allowed).await
         };
         let cutting = async {
             cut(to_cut, items, &stamps).await;
             Ok(())
         };
-        let (failed, (), ()) = tokio::try_join!(asking, cutting, self.speak(to_speak, Manner::Answer(&stamps), gate))?;
+        let (failed, (), ()) =
+            tokio::try_join!(asking, cutting, self.speak(to_speak, Manner::Answer(&stamps), (gate, spoken)))?;
         Ok(failed)
     }
 
@@ -200,11 +199,16 @@ impl Speaker {
             }
             Ok(())
         };
-        tokio::try_join!(feeding, self.speak(to_speak, Manner::Say { protect }, gate))?;
+        tokio::try_join!(feeding, self.speak(to_speak, Manner::Say { protect }, (gate, watch::channel(0).0)))?;
         Ok(None)
     }
 
-    async fn speak(&self, mut items: mpsc::Receiver<Item>, how: Manner<'_>, mut gate: Gate) -> Result<(), Fault> {
+    async fn speak(
+        &self,
+        mut items: mpsc::Receiver<Item>,
+        how: Manner<'_>,
+        (mut gate, spoken): (Gate, watch::Sender<u32>),
+    ) -> Result<(), Fault> {
         let mut clip: Option<(Pcm, Utterance<'_>)> = None;
         let mut first = match how {
             Manner::Answer(_) => self.fill(&mut items, &mut gate).await?,
@@ -224,6 +228,10 @@ impl Speaker {
                     let samples = pcm.push(&bytes);
                     self.send(utterance, &samples, &mut gate).await;
                 }
+                Item::End => {
+                    self.end_clip(clip.take(), &mut gate).await;
+                    spoken.send_modify(|rounds| *rounds += 1);
+                }
                 Item::Sentence(text) => {
                     self.end_clip(clip.take(), &mut gate).await;
                     self.account.room().await;
@@ -237,8 +245,7 @@ impl Speaker {
 
     /// Says something while the language model thinks, if that takes long; else the first of its answer.
     async fn fill(&self, items: &mut mpsc::Receiver<Item>, gate: &mut Gate) -> Result<Option<Item>, Fault> {
-        let fillers = &self.ctx.config.fillers;
-        if fillers.is_empty() {
+        if self.ctx.config.fillers.is_empty() {
             return Ok(None);
         }
         let after = Duration::from_millis(self.ctx.config.filler_after_ms);
@@ -251,10 +258,17 @@ impl Speaker {
             item = items.recv() => return Ok(item),
             () = waited => {}
         }
-        let nth = self.filled.fetch_add(1, Ordering::Relaxed) as usize;
-        let text = fillers[nth % fillers.len()].clone();
-        self.sentence(Utterance::new(text, Manner::Say { protect: false }), gate).await?;
+        if let Some(text) = self.next_filler() {
+            self.sentence(Utterance::new(text, Manner::Say { protect: false }), gate).await?;
+        }
         Ok(None)
+    }
+
+    /// What is said while the caller waits: they take turns.
+    pub(super) fn next_filler(&self) -> Option<String> {
+        let fillers = &self.ctx.config.fillers;
+        let nth = self.filled.fetch_add(1, Ordering::Relaxed) as usize;
+        (!fillers.is_empty()).then(|| fillers[nth % fillers.len()].clone())
     }
 
     async fn end_clip(&self, clip: Option<(Pcm, Utterance<'_>)>, gate: &mut Gate) {
@@ -291,6 +305,7 @@ impl Speaker {
 
     async fn stream(&self, utterance: &mut Utterance<'_>, gate: &mut Gate) -> Result<(), Failure> {
         let most = self.ctx.rate.samples_in(MAX_UTTERANCE);
+        self.meter.spoken(&utterance.text);
         let mut speech = self.tts.speak(&utterance.text).await?;
         while let Some(chunk) = speech.next().await? {
             let samples = match chunk {
@@ -359,7 +374,7 @@ impl Speaker {
     }
 }
 
-async fn opened(gate: &mut Gate) -> u32 {
+pub(super) async fn opened(gate: &mut Gate) -> u32 {
     let generation = gate.wait_for(Option::is_some).await.map(|generation| *generation);
     match generation {
         Ok(generation) => generation.unwrap_or_default(),
@@ -371,8 +386,15 @@ async fn opened(gate: &mut Gate) -> u32 {
 async fn cut(mut pieces: mpsc::Receiver<Piece>, items: mpsc::Sender<Item>, stamps: &Stamps) {
     let (mut citations, mut sentences) = (Citations::default(), Sentences::default());
     while let Some(piece) = pieces.recv().await {
-        stamps.note(|timing| &mut timing.token);
+        if !matches!(piece, Piece::Pause | Piece::End) {
+            stamps.note(|timing| &mut timing.token);
+        }
         let found = match piece {
+            Piece::Pause => rest(&mut citations, &mut sentences).into_iter().map(Item::Sentence).collect(),
+            Piece::End => {
+                let before = rest(&mut citations, &mut sentences).into_iter().map(Item::Sentence);
+                before.chain([Item::End]).collect()
+            }
             Piece::Text(text) => sentences.push(&citations.push(&text)).into_iter().map(Item::Sentence).collect(),
             Piece::Audio(bytes) => {
                 let before = rest(&mut citations, &mut sentences).into_iter().map(Item::Sentence);
@@ -380,7 +402,9 @@ async fn cut(mut pieces: mpsc::Receiver<Piece>, items: mpsc::Sender<Item>, stamp
             }
         };
         for item in found {
-            stamps.note(|timing| &mut timing.sentence);
+            if !matches!(item, Item::End) {
+                stamps.note(|timing| &mut timing.sentence);
+            }
             if items.send(item).await.is_err() {
                 return;
             }

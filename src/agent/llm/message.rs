@@ -16,7 +16,6 @@ pub struct Prompt {
 
 /// One message for a language model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(test), allow(dead_code, reason = "the loop that calls tools comes next"))]
 pub enum Message {
     /// What it is to be.
     System(String),

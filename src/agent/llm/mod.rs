@@ -10,9 +10,7 @@ mod vendor;
 mod ws;
 
 pub use answer::fuzz;
-#[cfg(test)]
-use message::Tool;
-pub use message::{Message, Prompt, Reply, ToolCall, Usage};
+pub use message::{Message, Prompt, Reply, Tool, ToolCall, Usage};
 use tokio::sync::mpsc;
 pub use vendor::fuzz as fuzz_vendor;
 
@@ -34,6 +32,10 @@ pub enum Piece {
     Text(String),
     /// Any part of audio that is played as it is: a WAV stream.
     Audio(Vec<u8>),
+    /// What comes next begins anew; what came is a sentence.
+    Pause,
+    /// The same, and it is told when what came has been spoken.
+    End,
 }
 
 /// A language model.
@@ -71,6 +73,14 @@ impl Llm {
             Self::Http(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
             Self::Ws(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
             Self::Vendor(service) => service.ask(prompt, out).await,
+        }
+    }
+
+    /// What it is called in accounts.
+    pub fn model(&self) -> &str {
+        match self {
+            Self::Vendor(service) => service.model(),
+            Self::Http(_) | Self::Ws(_) => "",
         }
     }
 

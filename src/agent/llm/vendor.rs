@@ -99,6 +99,11 @@ impl Service {
         }
     }
 
+    /// The model.
+    pub fn model(&self) -> &str {
+        &self.named.model
+    }
+
     /// Has a connection opened (and TLS spoken) before it is needed.
     pub async fn warm(&self) {
         let is_open = |used: &mut Option<Instant>| {

@@ -64,6 +64,8 @@ impl Call {
                     self.release();
                 }
             }
+            AgentEvent::ToolCalled(called) => out.push(Output::Event(CallEvent::ToolCalled(called), now)),
+            AgentEvent::Usage(usage) => out.push(Output::Event(CallEvent::Usage(usage), now)),
             AgentEvent::Failed(fault) => {
                 // After the hang-up, or the agent's own, the end of the stream is in order.
                 if self.state == State::Live {

@@ -26,6 +26,8 @@ pub fn context(rate: Rate) -> agent::Context {
         uuid: Uuid::parse_str(UUID).unwrap(),
         rate,
         about: Arc::default(),
+        tools: Arc::default(),
+        orders: None,
         config: Arc::default(),
         rules: Arc::default(),
         outgoing: Outgoing::with_proxies(tls, limit, Matcher::builder().build()).unwrap(),

@@ -35,7 +35,17 @@ pub fn context(config: Config, rate: Rate) -> Context {
     let tls = Arc::new(tls_config(None).unwrap());
     let outgoing = Outgoing::new(tls, Duration::from_millis(config.connect_timeout_ms)).unwrap();
     let rules = Arc::new(hark::call::Rules::new(hark::call::Config::default()));
-    Context { call: CallId::new(), uuid: UUID, rate, about: Arc::default(), config: Arc::new(config), rules, outgoing }
+    Context {
+        call: CallId::new(),
+        uuid: UUID,
+        rate,
+        about: Arc::default(),
+        tools: Arc::default(),
+        orders: None,
+        config: Arc::new(config),
+        rules,
+        outgoing,
+    }
 }
 
 /// A cascade of services that do not exist.

@@ -1,5 +1,4 @@
 //! Vendors of language models, strict about what they take, driven by a test byte by byte.
-#![allow(dead_code, reason = "calls of tools come next")]
 
 use std::{
     sync::{

@@ -19,6 +19,7 @@ use self::{
 use super::{
     Inbox, Services,
     history::History,
+    meter::Meter,
     speaker::{Account, Speaker, Tagged},
 };
 use crate::{
@@ -36,6 +37,8 @@ use crate::{
 
 /// Events that wait for room; audio waits elsewhere.
 const PENDING: usize = 64;
+/// Bytes of one token, as a rule.
+const TOKEN: usize = 4;
 /// Texts that wait to be spoken.
 const SAYINGS: usize = 16;
 /// How long the last texts are waited for when the caller is gone.
@@ -61,6 +64,7 @@ pub struct Wiring {
     pub reports: mpsc::Sender<Report>,
     pub to_report: mpsc::Receiver<Report>,
     pub out: mpsc::Sender<Tagged>,
+    pub meter: Arc<Meter>,
 }
 
 /// Whether the loop goes on.
@@ -106,7 +110,12 @@ impl Conductor {
         let prompt = SystemPrompt::new(ctx.clone(), matches!(llm, Llm::Vendor(_)));
         let prompted = prompt.is_some();
         let system = services.greeting.clone().filter(|_| !prompted);
-        let account = Arc::new(Account::new(History::new(ctx.rate, system)));
+        let room = match llm {
+            Llm::Vendor(_) => ctx.config.history_tokens.saturating_mul(TOKEN),
+            // Express takes bodies up to 100 kB
+            Llm::Http(_) | Llm::Ws(_) => 90_000,
+        };
+        let account = Arc::new(Account::new(History::new(ctx.rate, system, room)));
         let speaker = Arc::new(Speaker {
             ctx: ctx.clone(),
             llm,
@@ -117,6 +126,7 @@ impl Conductor {
             health: health(Service::Tts),
             failures: 0.into(),
             filled: 0.into(),
+            meter: Arc::clone(&wiring.meter),
         });
         let protect = ctx.rules.config.protect_greeting;
         let mut conductor = Self {
@@ -154,7 +164,7 @@ impl Conductor {
     }
 
     async fn run(&mut self) {
-        let out = self.wiring.out.clone();
+        let (out, meter) = (self.wiring.out.clone(), Arc::clone(&self.wiring.meter));
         loop {
             self.begin_next();
             let flow = tokio::select! {
@@ -170,6 +180,10 @@ impl Conductor {
                     }
                     Err(_) => Flow::End,
                 },
+                () = meter.told.notified() => {
+                    self.tools_called();
+                    Flow::On
+                }
                 result = work(&mut self.running) => self.answered(result),
                 // before the timer: what has come in time must not count as late (floods are stopped where they come in)
                 heard = self.wiring.heard.recv() => self.heard(heard),
@@ -188,6 +202,12 @@ impl Conductor {
         self.running = None;
         self.flush_joiner();
         self.transcripts(true);
+        self.tools_called();
+        if let Some(usage) = self.wiring.meter.usage() {
+            // a failure is the last that is told
+            let at = self.pending.iter().position(|event| matches!(event, AgentEvent::Failed(_)));
+            self.pending.insert(at.unwrap_or(self.pending.len()), AgentEvent::Usage(usage));
+        }
         let (out, generation) = (self.wiring.out.clone(), self.generation);
         let events = std::mem::take(&mut self.pending);
         let all = async {
@@ -267,6 +287,12 @@ impl Conductor {
             (None, None) => {}
         }
         Flow::On
+    }
+
+    fn tools_called(&mut self) {
+        for event in self.wiring.meter.take() {
+            self.push(event);
+        }
     }
 
     fn transcripts(&mut self, all: bool) {
