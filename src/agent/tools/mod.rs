@@ -96,7 +96,7 @@ impl Toolbox {
         for name in allowed {
             let before = kinds.len();
             if let Some(builtin) = Builtin::named(name) {
-                if builtin == Builtin::Transfer && places.is_empty() {
+                if builtin == Builtin::Transfer && transfer_to.is_empty() {
                     faults.push(format!(
                         "agent.tools has {name:?}, but agent.transfer_to says nowhere: name the extensions, e.g. [\"sales=200@internal\", \"_3XX@internal\"]; \"*\" is any"
                     ));
