@@ -36,7 +36,7 @@ use self::{
     recording::Recordings,
 };
 use crate::{
-    agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice},
+    agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice, mcp::Servers},
     api,
     asterisk::{Arrival, audiosocket, websocket::Listener as WebSocketListener},
     call::{Budget, CallEvent, Envelope},
@@ -144,7 +144,10 @@ impl App {
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let route = Route::parse(&config.agent, &agent::Overrides::default())?;
         let tls = Arc::new(agent::tls_config(config.tls.ca_file.clone())?);
-        let profiles = Profiles::load(&config).map_err(BindError::Sound)?;
+        let connect_timeout = Duration::from_millis(config.agent.connect_timeout_ms);
+        let outgoing = Outgoing::new(Arc::clone(&tls), connect_timeout)?;
+        let mcp = Servers::start(&config.mcp, &outgoing.vendors);
+        let profiles = Profiles::load(&config, mcp.all()).map_err(BindError::Sound)?;
         let listen = |key, address| move |source| BindError::Listen { key, address, source };
         let audiosocket = audiosocket::Listener::bind(&config.audiosocket)
             .await
@@ -167,8 +170,6 @@ impl App {
         let http_addr = http.as_ref().and_then(|listener| listener.local_addr().ok());
         let (media, inline) = Media::start(config.limits.media_threads).map_err(BindError::Media)?;
         let (tracker, delivery) = (TaskTracker::new(), CancellationToken::new());
-        let connect_timeout = Duration::from_millis(config.agent.connect_timeout_ms);
-        let outgoing = Outgoing::new(Arc::clone(&tls), connect_timeout)?;
         let client = || webhook::client_builder(&tls).proxy(outgoing.http_proxy());
         let clients = Clients {
             plain: client().build().map_err(BindError::Webhook)?,
@@ -234,6 +235,7 @@ impl App {
             webhooks,
             events: sender,
             orders,
+            _mcp: mcp,
             refuse_while_broken: store
                 .as_ref()
                 .filter(|_| config.database.when_broken == WhenBroken::Refuse)

@@ -6,6 +6,7 @@ pub mod cascade;
 mod health;
 pub mod json_stream;
 mod llm;
+pub mod mcp;
 mod outgoing;
 mod pipe;
 mod prompt;

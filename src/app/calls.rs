@@ -26,7 +26,7 @@ use super::{
     websocket::Announcer,
 };
 use crate::{
-    agent::{self, AnyAgent, Context, Outgoing, Route, builtin::Voice, tools::Order},
+    agent::{self, AnyAgent, Context, Outgoing, Route, builtin::Voice, mcp::Servers, tools::Order},
     asterisk::{AnyLeg, Arrival, Identified, audiosocket},
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
     config::Listener,
@@ -61,6 +61,8 @@ pub(super) struct Calls {
     pub events: mpsc::Sender<Envelope>,
     /// What tools of agents want done with their calls.
     pub orders: mpsc::Sender<Order>,
+    /// Connected as long as there are calls.
+    pub _mcp: Servers,
     /// No new calls while the database does not work.
     pub refuse_while_broken: Option<watch::Receiver<Option<StoreError>>>,
     /// Ends every call.

@@ -8,6 +8,7 @@ use super::sound::Sounds;
 use crate::{
     agent::{
         self, Overrides,
+        mcp::Server,
         tools::{HttpTool, Toolbox},
     },
     api, audio,
@@ -43,9 +44,10 @@ impl Profiles {
     ///
     /// # Errors
     /// A sound cannot be read; in words for an operator.
-    pub fn load(config: &Config) -> Result<Self, String> {
+    pub fn load(config: &Config, servers: &[Arc<Server>]) -> Result<Self, String> {
+        let tools = (config.tools.as_slice(), servers);
         let recorded = config.recording.enabled;
-        let usual = Profile::load(None, &config.agent, &config.call, &config.audio, recorded, &config.tools)?;
+        let usual = Profile::load(None, &config.agent, &config.call, &config.audio, recorded, tools)?;
         let named = config.profiles.iter().map(|(name, profile)| {
             let loaded = Profile::load(
                 Some(name.clone()),
@@ -53,7 +55,7 @@ impl Profiles {
                 &profile.call,
                 &profile.audio,
                 profile.recording,
-                &config.tools,
+                tools,
             )
             .map_err(|reason| format!("profiles.{name}.{reason}"))?;
             Ok((name.clone(), Arc::new(loaded)))
@@ -102,7 +104,7 @@ impl Profile {
         call: &call::Config,
         audio: &audio::Config,
         recorded: bool,
-        declared: &[HttpTool],
+        tools: (&[HttpTool], &[Arc<Server>]),
     ) -> Result<Self, String> {
         let mut agent = agent.clone();
         if let Some(path) = &agent.prompt_file {
@@ -110,7 +112,7 @@ impl Profile {
         }
         Ok(Self {
             name,
-            tools: Arc::new(toolbox(&agent, declared)?),
+            tools: Arc::new(toolbox(&agent, tools)?),
             agent: Arc::new(agent),
             rules: Arc::new(Rules::new(call.clone())),
             audio: Arc::new(audio.clone()),
@@ -120,8 +122,10 @@ impl Profile {
     }
 }
 
-fn toolbox(agent: &agent::Config, declared: &[HttpTool]) -> Result<Toolbox, String> {
-    Toolbox::new(&agent.tools, &agent.transfer_to, declared).map_err(|faults| faults.join("; "))
+fn toolbox(agent: &agent::Config, (declared, servers): (&[HttpTool], &[Arc<Server>])) -> Result<Toolbox, String> {
+    let names: Vec<&str> = servers.iter().map(|server| server.name()).collect();
+    let toolbox = Toolbox::new(&agent.tools, &agent.transfer_to, declared, &names);
+    toolbox.map(|toolbox| toolbox.with_servers(&agent.tools, servers)).map_err(|faults| faults.join("; "))
 }
 
 fn prompt(path: &str) -> Result<String, String> {

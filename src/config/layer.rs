@@ -9,6 +9,7 @@ use super::{
     profiles, tools,
 };
 use crate::agent::{
+    mcp::McpConfig,
     service::{VENDORS, Vendor},
     tools::HttpConfig,
 };
@@ -204,6 +205,8 @@ pub(super) struct Layer {
     pub(super) routes: Vec<(profiles::Rule, String)>,
     /// `[[tools]]`, likewise.
     pub(super) tools: Vec<(HttpConfig, String)>,
+    /// `[mcp.NAME]`, likewise.
+    pub(super) servers: Vec<(String, McpConfig, String)>,
 }
 
 impl Layer {
@@ -272,6 +275,7 @@ impl Layer {
         let mut table = table;
         layer.routes = profiles::rules(&mut table, &path.display().to_string(), faults);
         layer.tools = tools::declared(&mut table, &path.display().to_string(), faults);
+        layer.servers = tools::servers(&mut table, &path.display().to_string(), faults);
         let mut leaves = Vec::new();
         flatten("", endpoints_by_name(table, path, faults), &mut leaves);
         for (key, value) in leaves {

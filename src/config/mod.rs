@@ -63,6 +63,8 @@ pub struct Config {
     pub routes: Vec<Rule>,
     /// Services that language models may have called.
     pub tools: Vec<agent::tools::HttpTool>,
+    /// Servers of the Model Context Protocol.
+    pub mcp: Vec<agent::mcp::Declared>,
     /// The HTTP service.
     pub http: api::Config,
     /// The AI services.
@@ -264,7 +266,7 @@ impl Config {
         let mut notices = Vec::new();
         let mut file = file(&schema, sources, &mut faults);
         let routes = std::mem::take(&mut file.routes);
-        let declared = std::mem::take(&mut file.tools);
+        let (declared, servers) = (std::mem::take(&mut file.tools), std::mem::take(&mut file.servers));
         let env = env_layer(&schema, &sources.env, &mut faults);
         let contract = Contract { schema: &schema, env: &sources.env, faults: &mut faults, notices: &mut notices }
             .layer(&[&file, &env]);
@@ -283,6 +285,7 @@ impl Config {
             profiles: BTreeMap::new(),
             routes: Vec::new(),
             tools: Vec::new(),
+            mcp: Vec::new(),
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
             call: merged.section("call", &mut faults),
@@ -304,7 +307,8 @@ impl Config {
         config.profiles = profiles::read(&config, &merged, &mut faults);
         profiles::check(&routes, &config.profiles, &mut faults);
         config.tools = tools::ready(declared, &sources.env, &mut faults);
-        tools::check(&config.agent, &config.profiles, &config.tools, &mut faults);
+        config.mcp = tools::connectable(servers, &sources.env, &mut faults);
+        tools::check(&config.agent, &config.profiles, (&config.tools, &config.mcp), &mut faults);
         config.routes = routes.into_iter().map(|(rule, _)| rule).collect();
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
@@ -322,6 +326,7 @@ impl Default for Config {
             profiles: BTreeMap::new(),
             routes: Vec::new(),
             tools: Vec::new(),
+            mcp: Vec::new(),
             http: api::Config::default(),
             agent: agent::Config::default(),
             call: call::Config::default(),

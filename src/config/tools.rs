@@ -9,6 +9,7 @@ use super::{
 };
 use crate::agent::{
     self,
+    mcp::{Declared, McpConfig},
     tools::{self, HttpConfig, HttpTool, Toolbox},
 };
 
@@ -44,15 +45,66 @@ pub(super) fn ready(
     ready
 }
 
+/// Takes `[mcp.NAME]` out of a file.
+pub(super) fn servers(table: &mut toml::Table, path: &str, faults: &mut Faults) -> Vec<(String, McpConfig, String)> {
+    let advice = "A server has url or command, and of headers, env, timeout_ms and say those that matter.";
+    let mut all = Vec::new();
+    let named = match table.remove("mcp") {
+        None => return all,
+        Some(toml::Value::Table(named)) => named,
+        Some(_) => {
+            faults.push(
+                "config.type",
+                (format!("mcp (in {path})"), None),
+                "is no section",
+                "Write [mcp.NAME] and its keys below.",
+            );
+            return all;
+        }
+    };
+    for (name, value) in named {
+        let place = format!("mcp.{name} (in {path})");
+        match value.try_into() {
+            Ok(config) => all.push((name, config, place)),
+            Err(error) => {
+                let reason = format!("cannot be read: {}", error.message().replace('\n', ", "));
+                faults.push("config.type", (place, None), reason, advice);
+            }
+        }
+    }
+    all
+}
+
+/// Checks the servers; those that are right can be connected.
+pub(super) fn connectable(
+    servers: Vec<(String, McpConfig, String)>,
+    env: &BTreeMap<String, String>,
+    faults: &mut Faults,
+) -> Vec<Declared> {
+    let mut all = Vec::new();
+    for (name, config, place) in servers {
+        match Declared::new(&name, config, |name| env.get(name).cloned()) {
+            Ok(declared) => all.push(declared),
+            Err(reasons) => {
+                for reason in reasons {
+                    faults.push("config.tool", (place.clone(), None), reason, "See [mcp.NAME] in default.toml.");
+                }
+            }
+        }
+    }
+    all
+}
+
 /// Adds what is wrong with the tools that calls may have called.
 pub(super) fn check(
     agent: &agent::Config,
     profiles: &BTreeMap<String, Profile>,
-    declared: &[HttpTool],
+    (declared, servers): (&[HttpTool], &[Declared]),
     faults: &mut Faults,
 ) {
+    let servers: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
     let mut check = |place: String, agent: &agent::Config| {
-        for reason in Toolbox::new(&agent.tools, &agent.transfer_to, declared).err().into_iter().flatten() {
+        for reason in Toolbox::new(&agent.tools, &agent.transfer_to, declared, &servers).err().into_iter().flatten() {
             faults.push("config.tool", (place.clone(), None), reason, "See agent.tools in default.toml.");
         }
     };

@@ -56,7 +56,7 @@ impl Talk {
         let (model, crm) = (Model::start(vendor).await, Connector::start("/orders").await);
         let allowed = ["hangup", "transfer", "collect_digits", "crm_*"].map(str::to_owned);
         let places = ["sales=200@internal".to_owned()];
-        let toolbox = Toolbox::new(&allowed, &places, &declared(crm.url.as_str())).unwrap();
+        let toolbox = Toolbox::new(&allowed, &places, &declared(crm.url.as_str()), &[]).unwrap();
         let (sender, orders) = mpsc::channel(8);
         let mut context = context(config, Rate::R8K);
         context.tools = Arc::new(toolbox);

@@ -16,6 +16,7 @@ pub use self::{
 use super::{
     Context,
     llm::{Tool, ToolCall},
+    mcp::{SEPARATOR, Server},
 };
 use crate::call::{CallId, Refused, Request, pattern};
 
@@ -71,6 +72,8 @@ pub struct Toolbox {
     specs: Arc<[Tool]>,
     kinds: BTreeMap<String, Kind>,
     places: Vec<Place>,
+    /// Which tools of which servers.
+    servers: Vec<(Arc<Server>, Vec<String>)>,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,12 @@ impl Toolbox {
     ///
     /// # Errors
     /// Everything that is wrong with it, in words.
-    pub fn new(allowed: &[String], transfer_to: &[String], declared: &[HttpTool]) -> Result<Self, Vec<String>> {
+    pub fn new(
+        allowed: &[String],
+        transfer_to: &[String],
+        declared: &[HttpTool],
+        servers: &[&str],
+    ) -> Result<Self, Vec<String>> {
         let mut faults = Vec::new();
         let places: Vec<Place> = transfer_to
             .iter()
@@ -94,6 +102,10 @@ impl Toolbox {
             .collect();
         let (mut specs, mut kinds) = (Vec::new(), BTreeMap::new());
         for name in allowed {
+            // which tools a server has is known when it is connected
+            if name.split_once(SEPARATOR).is_some_and(|(server, _)| servers.contains(&server)) {
+                continue;
+            }
             let before = kinds.len();
             if let Some(builtin) = Builtin::named(name) {
                 if builtin == Builtin::Transfer && transfer_to.is_empty() {
@@ -111,16 +123,49 @@ impl Toolbox {
                 }
             }
             if kinds.len() == before && !specs.iter().any(|tool| pattern::matches(name, &tool.name)) {
-                faults.push(format!("agent.tools: there is no tool {name:?}; there are {}", known(declared)));
+                let there = known(declared, servers);
+                faults.push(format!("agent.tools: there is no tool {name:?}; there are {there}"));
             }
         }
-        if faults.is_empty() { Ok(Self { specs: specs.into(), kinds, places }) } else { Err(faults) }
+        if faults.is_empty() {
+            Ok(Self { specs: specs.into(), kinds, places, servers: Vec::new() })
+        } else {
+            Err(faults)
+        }
     }
 
-    /// As models see them.
+    /// The same with those tools of `servers` that `allowed` names.
+    #[must_use]
+    pub fn with_servers(mut self, allowed: &[String], servers: &[Arc<Server>]) -> Self {
+        for server in servers {
+            let of_it = |name: &&String| name.split_once(SEPARATOR).is_some_and(|(prefix, _)| prefix == server.name());
+            let patterns: Vec<String> = allowed.iter().filter(of_it).cloned().collect();
+            if !patterns.is_empty() {
+                self.servers.push((Arc::clone(server), patterns));
+            }
+        }
+        self
+    }
+
+    /// As models see them, now.
     #[must_use]
     pub fn specs(&self) -> Arc<[Tool]> {
-        Arc::clone(&self.specs)
+        if self.servers.is_empty() {
+            return Arc::clone(&self.specs);
+        }
+        let mut all = self.specs.to_vec();
+        for (server, patterns) in &self.servers {
+            let allowed = |tool: &&Tool| patterns.iter().any(|pattern| pattern::matches(pattern, &tool.name));
+            all.extend(server.tools().iter().filter(allowed).cloned());
+        }
+        all.into()
+    }
+
+    /// The server that has this tool, if the model may have it called, and what the server calls it.
+    fn remote<'a>(&self, name: &'a str) -> Option<(&Arc<Server>, &'a str)> {
+        let (prefix, tool) = name.split_once(SEPARATOR)?;
+        let (server, patterns) = self.servers.iter().find(|(server, _)| server.name() == prefix)?;
+        patterns.iter().any(|pattern| pattern::matches(pattern, name)).then_some((server, tool))
     }
 
     /// Whether nothing else may be said or done once this has been called: it waits until all that was said has been heard.
@@ -132,7 +177,7 @@ impl Toolbox {
     pub fn filler(&self, name: &str) -> Option<&str> {
         match self.kinds.get(name) {
             Some(Kind::Http(tool)) => tool.say.as_deref(),
-            _ => None,
+            _ => self.remote(name).and_then(|(server, _)| server.say()),
         }
     }
 
@@ -141,7 +186,10 @@ impl Toolbox {
         let text = call.arguments.trim();
         let arguments = if text.is_empty() { Ok(Value::Object(Map::new())) } else { serde_json::from_str(text) };
         let outcome = match (self.kinds.get(&call.name), arguments) {
-            (None, _) => Outcome::failed(format!("there is no tool {:?}", call.name)),
+            (None, Ok(arguments)) => match self.remote(&call.name) {
+                Some((server, tool)) => server.call(tool, arguments).await,
+                None => Outcome::failed(format!("there is no tool {:?}", call.name)),
+            },
             (_, Err(error)) => Outcome::failed(format!("the arguments are no JSON: {error}")),
             (Some(Kind::Builtin(builtin)), Ok(arguments)) => match builtin.decide(&arguments, &self.places) {
                 Ok(deed) => order(ctx, deed).await,
@@ -171,9 +219,11 @@ async fn order(ctx: &Context, deed: builtin::Deed) -> Outcome {
     }
 }
 
-fn known(declared: &[HttpTool]) -> String {
-    let declared = declared.iter().map(|tool| tool.tool.name.as_str());
-    builtin::NAMES.iter().map(|(name, _)| *name).chain(declared).collect::<Vec<_>>().join(", ")
+fn known(declared: &[HttpTool], servers: &[&str]) -> String {
+    let builtin = builtin::NAMES.iter().map(|(name, _)| (*name).to_owned());
+    let declared = declared.iter().map(|tool| tool.tool.name.clone());
+    let servers = servers.iter().map(|server| format!("{server}{SEPARATOR}*"));
+    builtin.chain(declared).chain(servers).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a tool of our own has this name.
@@ -183,12 +233,12 @@ pub fn is_builtin(name: &str) -> bool {
 }
 
 /// Whether a tool can be called so.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
 }
 
 /// `text` with variables of the environment in the place of `${NAME}`; `Err` is one that is not there.
-fn from_env(text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<String, String> {
+pub fn from_env(text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<String, String> {
     let (mut out, mut rest) = (String::new(), text);
     while let Some((before, (name, after))) =
         rest.split_once("${").and_then(|(before, tail)| Some((before, tail.split_once('}')?)))
@@ -218,21 +268,28 @@ mod tests {
     #[test]
     fn only_what_is_allowed_is_there() {
         let all = [declared("crm_order"), declared("crm_customer"), declared("weather")];
-        let toolbox = Toolbox::new(&names(&["hangup", "crm_*", "avr_transfer"]), &names(&["600"]), &all).unwrap();
+        let toolbox = Toolbox::new(&names(&["hangup", "crm_*", "avr_transfer"]), &names(&["600"]), &all, &[]).unwrap();
         let specs: Vec<_> = toolbox.specs().iter().map(|tool| tool.name.clone()).collect();
         assert_eq!(specs, ["hangup", "crm_order", "crm_customer", "avr_transfer"]);
-        assert!(Toolbox::new(&[], &[], &all).unwrap().specs().is_empty());
+        assert!(Toolbox::new(&[], &[], &all, &[]).unwrap().specs().is_empty());
     }
 
     #[test]
     fn what_is_wrong_is_told_at_once() {
-        let faults = Toolbox::new(&names(&["transfer", "hang_up"]), &names(&["=1"]), &[]).unwrap_err();
+        let faults = Toolbox::new(&names(&["transfer", "hang_up"]), &names(&["=1"]), &[], &["crm"]).unwrap_err();
         assert_eq!(faults.len(), 2, "{faults:?}");
-        let faults = Toolbox::new(&names(&["transfer", "hang_up"]), &[], &[]).unwrap_err();
+        let faults = Toolbox::new(&names(&["transfer", "hang_up"]), &[], &[], &["crm"]).unwrap_err();
         assert!(
             faults[0].contains("agent.transfer_to") && faults[1].contains("there are hangup, transfer"),
             "{faults:?}"
         );
+    }
+
+    #[test]
+    fn tools_of_a_server_are_allowed_by_its_name() {
+        assert!(Toolbox::new(&names(&["crm__*"]), &[], &[], &["crm"]).is_ok());
+        let faults = Toolbox::new(&names(&["cmr__*"]), &[], &[], &["crm"]).unwrap_err();
+        assert!(faults[0].ends_with("crm__*"), "{faults:?}");
     }
 
     #[test]
