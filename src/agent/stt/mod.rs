@@ -145,6 +145,8 @@ pub(super) mod tests {
             uuid: Uuid::nil(),
             rate: Rate::R8K,
             about: Arc::default(),
+            tools: Arc::default(),
+            orders: None,
             config,
             rules,
             outgoing,
