@@ -83,7 +83,17 @@ speech_sdks() {
   python3 -m venv "$dir" && "$dir/bin/pip" install --quiet -r "$from/requirements.txt" \
     && cp "$from/requirements.txt" "$dir/" || say "they cannot be installed: the fakes of speech vendors will not be checked"
 }
-[ "$goal" = test ] && (receivers; speech_sdks)
+# What vendors publish themselves, against which fixtures/vendors/ checks the fakes of language models, and the MCP client.
+vendors() {
+  local dir=$cache/vendors from
+  from=$(cd "$(dirname "$0")/../fixtures/vendors" && pwd)
+  mkdir -p "$dir"
+  cmp -s "$from/requirements.txt" "$dir/python/requirements.txt" && return 0
+  say "installing the SDKs of language models and of the Model Context Protocol into $dir/python"
+  python3 -m venv "$dir/python" && "$dir/python/bin/pip" install --quiet -r "$from/requirements.txt" \
+    && cp "$from/requirements.txt" "$dir/python/" || say "they cannot be installed: the fakes will not be checked by them"
+}
+[ "$goal" = test ] && (receivers; speech_sdks; vendors)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || { missing=(ca-certificates); install_packages; }
 
 case $goal in

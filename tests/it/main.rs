@@ -40,6 +40,7 @@ mod sts;
 mod sts_http;
 mod sts_network;
 mod support;
+mod vendor_sdks;
 mod webhook;
 mod webhook_admin;
 mod webhook_endpoints;

@@ -68,6 +68,11 @@ impl Model {
         service(&format!("{}:model-1?base_url={}{options}", self.vendor, self.base))
     }
 
+    /// Where it is.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// The next question.
     pub async fn asked(&mut self) -> Asked {
         soon("a question", self.asked.recv()).await.unwrap()
