@@ -6,6 +6,7 @@ use hark::{
     agent::{
         Config,
         cascade::{Cascade, Services},
+        service::{Provider, Providers},
         tools::{HttpTool, Order, Toolbox},
     },
     audio::Rate,
@@ -17,7 +18,8 @@ use tokio::sync::mpsc;
 use crate::support::{
     cascade::{Bench, UUID, config, context},
     connector::{Connector, soon},
-    language_model::{Asked, Model, openai_calls},
+    gateway::{Gateway, Line, Said, numbered},
+    language_model::{Asked, KEY, Model, openai_calls},
 };
 
 /// A cascade whose model has tools.
@@ -346,4 +348,43 @@ async fn nothing_is_done_for_a_turn_that_may_not_be_one() {
     order.done.send(Ok(())).unwrap();
     talk.model.asked().await.answer("Thanks.").await;
     assert_eq!(talk.spoken().await, ["Thanks."]);
+}
+
+#[tokio::test]
+async fn a_whole_gateway_hangs_up_when_the_model_wants_it() {
+    let mut model = Model::start("openai").await;
+    let mut asr = Connector::start("/speech-to-text-stream").await;
+    let mut tts = Connector::start("/text-to-speech-stream").await;
+    let gateway = Gateway::with(&asr.url, |config| {
+        let agent = &mut config.agent;
+        agent.sts_url = None;
+        agent.asr_url = Some(asr.url.to_string());
+        agent.tts_url = Some(tts.url.to_string());
+        agent.llm_url = Some(format!("openai:model-1?base_url={}", model.base()));
+        let provider = Provider { api_key: Some(KEY.into()), ..Provider::default() };
+        agent.providers = Arc::new(Providers([("openai".to_owned(), provider)].into()));
+        agent.tools = vec!["hangup".to_owned()];
+    })
+    .await;
+    let mut line = Line::call(gateway.audiosocket).await;
+    let mut heard = asr.request().await;
+    heard.ok().await;
+    heard.chunk(b"that is all<end>").await;
+    let asked = model.asked().await;
+    assert_eq!(asked.messages()[1], ("user".to_owned(), "that is all".to_owned()));
+    asked.call("Goodbye.", &[("call_1", "hangup", json!({}))]).await;
+    let request = tts.request().await;
+    let pcm: Vec<u8> = numbered(25).iter().flat_map(|sample| sample.to_le_bytes()).collect();
+    request.answer(&[&pcm]).await;
+    // all of it is heard, then the call is over and the dialplan goes on
+    let words = line.words(25 * 160).await;
+    assert_eq!(words, numbered(25));
+    loop {
+        match line.hear().await {
+            Said::Audio(samples) => assert!(samples.iter().all(|sample| *sample == 0)),
+            Said::Hangup => break,
+            Said::End => panic!("the connection just ends"),
+        }
+    }
+    assert!(!model.is_asked());
 }

@@ -270,7 +270,9 @@ fn gemini(head: &str, body: &Value) -> Checked {
         }
     }
     for tool in body["tools"][0]["functionDeclarations"].as_array().into_iter().flatten() {
-        schema(&tool["name"], &tool["parametersJsonSchema"])?;
+        // both are legal names of the field; the SDK writes the second
+        let parameters = tool.get("parametersJsonSchema").or_else(|| tool.get("parameters_json_schema"));
+        schema(&tool["name"], parameters.unwrap_or(&Value::Null))?;
     }
     wants(called == 0, "functionCall without functionResponse")
 }
