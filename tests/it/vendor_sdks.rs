@@ -53,7 +53,7 @@ async fn asked(python: &Path, vendor: &'static str, key: &str, answer: &str) -> 
     let output = tokio::time::timeout(patience, async {
         tokio::select! {
             output = &mut running => output,
-            asked = model.asked() => {
+            asked = model.asked_late() => {
                 asked.stream(answer).await;
                 running.await
             }

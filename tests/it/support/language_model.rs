@@ -78,6 +78,11 @@ impl Model {
         soon("a question", self.asked.recv()).await.unwrap()
     }
 
+    /// The same from somebody who needs long to ask.
+    pub async fn asked_late(&mut self) -> Asked {
+        self.asked.recv().await.unwrap()
+    }
+
     /// Whether a question is there already.
     pub fn is_asked(&self) -> bool {
         !self.asked.is_empty()
