@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use hark::{
     call::{
-        AnsweredBy, CallEvent, CallId, CallStatus, Digit, EndReason, Envelope, EventId, Fault, Latency, ModelUsage, Recording, Role, Status, ToolCalled, Turn, Usage,
+        AnsweredBy, CallEvent, CallId, CallStatus, Digit, EndReason, Envelope, EventId, Fault, Latency, ModelUsage,
+        Recording, Role, Status, ToolCalled, Turn, Usage,
     },
     webhook::{Config, EndpointConfig, Webhooks, catalogue, schedule::Retry},
 };
