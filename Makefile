@@ -17,7 +17,7 @@ CARGO := cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint bench bench-webhooks quality fuzz setup asterisk image imagetest
+.PHONY: help demo run test lint bench bench-webhooks soak quality fuzz setup asterisk image imagetest
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ bench: ## Print the benchmark tables (takes minutes; close other programs)
 bench-webhooks: ## Events per second, on SQLite and PostgreSQL, and what they do to a call's pace
 	@scripts/setup.sh test
 	$(CARGO) bench --locked --bench webhooks
+
+SOAK_CALLS ?= 10000
+soak: ## SOAK_CALLS calls through a real Asterisk, 20 a second: nothing is left in it, and the gateway does not grow
+	@scripts/setup.sh test
+	HARK_SOAK_CALLS=$(SOAK_CALLS) $(CARGO) test --locked --test asterisk -- --nocapture soak::
 
 # nothing in it is timed: the dependencies that the tests have are good enough, and need not be built again
 quality: ## Measure how well calls are listened to, on recorded speech; ARGS names single tables

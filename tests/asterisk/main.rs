@@ -20,4 +20,5 @@ mod fallback;
 mod outbound;
 mod recordings;
 mod rtp;
+mod soak;
 mod websocket;

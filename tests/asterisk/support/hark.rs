@@ -154,6 +154,10 @@ impl Process {
         self.gateway
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it ran");
     }

@@ -1,0 +1,75 @@
+//! Thousands of calls through `Stasis()`, one after another and side by side: Asterisk is left empty, and the gateway as small as it was.
+//! `make soak` makes 10,000 of them.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, sleep_until};
+
+use crate::ari::{empty, get};
+use crate::support::g711::Codec;
+use crate::support::hark::Process;
+use crate::support::lab::{ARI_USER, Lab, free_port};
+use crate::support::phone::Call;
+
+/// Between the beginnings of two calls: 20 a second.
+const EVERY: Duration = Duration::from_millis(50);
+/// Calls at once.
+const AT_ONCE: usize = 40;
+/// What the gateway's memory may have grown by since a fifth of the calls, in kB; a kilobyte a call would be eight thousand.
+const GROWTH_KB: u64 = 8 * 1024;
+
+fn resident_kb(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says");
+    line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+}
+
+async fn calls(lab: &Lab, count: usize) {
+    let begun = Instant::now();
+    let call = async |n: usize| {
+        sleep_until(begun + EVERY * u32::try_from(n).expect("not so many")).await;
+        let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("answered");
+        // whoever is greeted is served
+        let greeted = |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().any(|sample| sample.unsigned_abs() > 100);
+        assert!(call.rtp.wait(Duration::from_secs(20), greeted).await, "call {n} is silent\n{}", lab.log());
+        call.hang_up().await;
+    };
+    futures_util::stream::iter(0..count).map(call).buffer_unordered(AT_ONCE).count().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_leave_asterisk_empty_and_the_gateway_as_small_as_it_was() {
+    let count: usize = std::env::var("HARK_SOAK_CALLS").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
+    let (ari, data) = (free_port(), tempfile::tempdir().expect("a directory"));
+    let (url, dir) = (format!("http://{ari}"), data.path().display().to_string());
+    let env = [
+        ("ARI_URL", url.as_str()),
+        ("ARI_USERNAME", ARI_USER.0),
+        ("ARI_PASSWORD", ARI_USER.1),
+        ("HARK_DATA_DIR", &dir),
+    ];
+    let hark = Process::with(None, &env).await;
+    let lab = Lab::with_ari(hark.gateway(), ari).await;
+    lab.logged("Creating Stasis app 'hark'").await;
+    calls(&lab, count / 5).await;
+    empty(&lab).await;
+    let before = resident_kb(hark.id());
+    calls(&lab, count - count / 5).await;
+    empty(&lab).await;
+    let after = resident_kb(hark.id());
+    let (_, metrics) = get(hark.gateway().http.expect("HTTP is on"), "/metrics").await;
+    for line in [
+        format!("hark_ari_calls_total {count}"),
+        "hark_ari_calls_failed_total 0".to_owned(),
+        "hark_calls_active 0".to_owned(),
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "{line} is not in {metrics}");
+    }
+    println!("{count} calls: {before} kB resident after {}, {after} kB after all", count / 5);
+    let told: Vec<_> = metrics.lines().filter(|line| line.starts_with("hark_ari_setup_seconds")).collect();
+    println!("{}", told.join("\n"));
+    assert!(after < before + GROWTH_KB, "{after} kB where it was {before}");
+    hark.kill().await;
+    lab.stop().await;
+}
