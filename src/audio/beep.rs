@@ -1,6 +1,6 @@
 //! The beep of an answering machine: one steady note.
 //!
-//! A sine obeys x[n] + x[n−2] = 2·cos(ω)·x[n−1] exactly. The factor that fits a frame best gives its frequency, and what does not fit says how
+//! A sine obeys `x[n] + x[n−2] = 2·cos(ω)·x[n−1]` exactly. The factor that fits a frame best gives its frequency, and what does not fit says how
 //! much else there is: two notes at once (DTMF, ring-back), speech and noise leave far more than a beep.
 
 use super::Rate;
