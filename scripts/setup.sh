@@ -75,13 +75,15 @@ receivers() {
   fi
 }
 # The fakes of speech vendors (tests/it/providers/) are checked by the vendors' own libraries, where those can be had.
-speech_sdks() {
-  local dir=$cache/speech-sdks from
-  from=$(cd "$(dirname "$0")/../tests/sdk" && pwd)
-  cmp -s "$from/requirements.txt" "$dir/requirements.txt" && return 0
-  say "installing the Python libraries of speech vendors into $dir"
-  python3 -m venv "$dir" && "$dir/bin/pip" install --quiet -r "$from/requirements.txt" \
-    && cp "$from/requirements.txt" "$dir/" || say "they cannot be installed: the fakes of speech vendors will not be checked"
+# Piper and a voice of it (58 MB) are tested as they are.
+# python_packages DIRECTORY LIST WHAT
+python_packages() {
+  local dir=$cache/$1 from
+  from=$(cd "$(dirname "$0")/../tests/sdk" && pwd)/$2
+  cmp -s "$from" "$dir/$2" && return 0
+  say "installing $3 into $dir"
+  python3 -m venv "$dir" && "$dir/bin/pip" install --quiet -r "$from" && cp "$from" "$dir/" \
+    || say "$3 cannot be installed: what needs them will not be tested"
 }
 # What vendors publish themselves, against which fixtures/vendors/ checks the fakes of language models, and the MCP client.
 vendors() {
@@ -93,7 +95,11 @@ vendors() {
   python3 -m venv "$dir/python" && "$dir/python/bin/pip" install --quiet -r "$from/requirements.txt" \
     && cp "$from/requirements.txt" "$dir/python/" || say "they cannot be installed: the fakes will not be checked by them"
 }
-[ "$goal" = test ] && (receivers; speech_sdks; vendors)
+[ "$goal" = test ] && (
+  receivers; vendors
+  python_packages speech-sdks requirements.txt "the Python libraries of speech vendors"
+  python_packages speech-engines engines.txt "Piper and a voice"
+)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || { missing=(ca-certificates); install_packages; }
 
 case $goal in

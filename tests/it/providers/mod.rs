@@ -1,6 +1,7 @@
 //! Vendors of speech services, played by fakes that are strict about what they take: URL, authorization, parameters, frames. Each
 //! says something unknown in every session. `tests/sdk/` has the vendors' own libraries talk to the same words.
 
+mod engines;
 mod gateway;
 mod sdk;
 mod stt_faults;
