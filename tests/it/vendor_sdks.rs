@@ -180,7 +180,7 @@ async fn a_program_is_a_server_of_tools_and_sees_nothing_of_our_environment() {
 }
 
 #[tokio::test]
-async fn a_server_over_http_is_found_again() {
+async fn a_server_over_http_serves_and_one_that_is_gone_is_a_failure() {
     let Some(python) = python() else { return };
     let (process, port) = http(&python).await;
     let (_servers, server) = serves(declared(&format!("url = \"http://127.0.0.1:{port}/mcp\""))).await;
