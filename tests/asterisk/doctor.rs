@@ -112,10 +112,10 @@ async fn the_entry_of_websocket_client_conf_is_tried() {
     let report = examine(&config).await;
     assert!(report.is_ok(), "{report}\n{}", lab.log());
     expect(&report, "asterisk: websocket", Status::Ok, "with the right password");
-    config.websocket.password = "another".to_owned();
+    config.websocket.password = "hunter2".to_owned();
     let report = examine(&config).await;
     expect(&report, "asterisk: websocket", Status::Fail, "not the user or the password");
-    assert!(!report.to_string().contains("another"), "{report}");
+    assert!(!report.to_string().contains("hunter2"), "{report}");
     empty(&lab).await;
     lab.stop().await;
 }
