@@ -1,6 +1,7 @@
 //! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`, `/api/webhooks`, `/api/recordings`, `/api/calls`.
 
 mod announce;
+mod avr_ami;
 mod calls;
 mod ready;
 mod recordings;
