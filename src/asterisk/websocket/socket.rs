@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, Read, Write},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -21,6 +22,8 @@ use super::wire;
 
 /// Bytes read at once: a frame at every usual rate, or some of them.
 const BUFFER: usize = 4 * 1024;
+/// Bytes that the library takes over at once; it clears as many before.
+const STEP: usize = 512;
 /// What may wait to be written; audio is refused long before.
 const MAX_UNSENT: usize = 256 * 1024;
 
@@ -63,16 +66,15 @@ impl Write for Bytes {
 }
 
 impl Bytes {
+    /// Reads by way of the stack: only what came is kept, so that hundreds of legs do not push one another out of the cache.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.incoming.resize(BUFFER, 0);
-        self.at = BUFFER;
-        let mut buf = ReadBuf::new(&mut self.incoming);
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf));
-        let count = buf.filled().len();
-        self.incoming.truncate(count);
+        let mut scratch = [MaybeUninit::uninit(); BUFFER];
+        let mut buf = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+        self.incoming.clear();
+        self.incoming.extend_from_slice(buf.filled());
         self.at = 0;
-        read?;
-        self.eof = count == 0;
+        self.eof = self.incoming.is_empty();
         Poll::Ready(Ok(()))
     }
 }
@@ -85,7 +87,7 @@ impl Socket {
     /// A connection whose handshake is done; `read` is what came behind it.
     pub(super) fn new(stream: TcpStream, read: Vec<u8>, role: Role) -> Self {
         let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER)
+            .read_buffer_size(STEP)
             // everything is written by our own flush
             .write_buffer_size(MAX_UNSENT / 2)
             .max_write_buffer_size(MAX_UNSENT)
