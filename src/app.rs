@@ -38,7 +38,7 @@ use self::{
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice, mcp::Servers},
     api,
-    asterisk::{Arrival, audiosocket, websocket::Listener as WebSocketListener},
+    asterisk::{Arrival, ari::Server, audiosocket, websocket::Listener as WebSocketListener},
     call::{Budget, CallEvent, Envelope},
     config::{Config, WhenBroken},
     net,
@@ -115,6 +115,7 @@ pub struct App {
     fetched: mpsc::Receiver<Arrival>,
     http: Option<TcpListener>,
     http_addr: Option<SocketAddr>,
+    ari_addr: Option<SocketAddr>,
     media: Media,
     inline: Option<media::Inline>,
     calls: Arc<Calls>,
@@ -163,6 +164,10 @@ impl App {
             ),
             None => None,
         };
+        let unset = SocketAddr::from(([0, 0, 0, 0], 0));
+        let ari_server = Server::bind(&config.ari_server)
+            .await
+            .map_err(listen("ari_server.listen", config.ari_server.listen.unwrap_or(unset)))?;
         let http = match config.http.enabled {
             true => Some(api::bind(&config.http).await.map_err(listen("http.listen", config.http.listen))?),
             false => None,
@@ -210,7 +215,8 @@ impl App {
         let (arrivals, fetched) = mpsc::channel(FETCHED);
         let fetcher = websocket::Fetcher { arrivals, config: websocket_config, stats: websocket_stats };
         let rtp = ari::sockets(&config, &metrics).map_err(BindError::Rtp)?;
-        let pbxs = Pbxs::new(&config.ari, audiosocket_addr, &tls, &state, fetcher, &rtp);
+        let ari_addr = ari_server.as_ref().and_then(|server| server.local_addr().ok());
+        let pbxs = Pbxs::new(&config, ari_server, audiosocket_addr, &tls, &state, fetcher, &rtp);
         let answered = Answered::default();
         let outbounds = Arc::new(Outbounds::new(&config.outbound, pbxs.control(), state.clone(), &answered));
         let controls = Controls::new(Arc::clone(&registry), pbxs.control(), &config.ami, outbounds);
@@ -252,6 +258,7 @@ impl App {
             fetched,
             http,
             http_addr,
+            ari_addr,
             media,
             inline,
             calls,
@@ -275,6 +282,12 @@ impl App {
     #[must_use]
     pub fn websocket_addr(&self) -> Option<SocketAddr> {
         self.websocket.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Where Asterisks connect that tell of calls by themselves, if at all.
+    #[must_use]
+    pub const fn ari_addr(&self) -> Option<SocketAddr> {
+        self.ari_addr
     }
 
     /// Where HTTP requests are taken, if at all.
@@ -327,7 +340,7 @@ impl App {
             tracker,
             delivery,
             store,
-            pbxs,
+            mut pbxs,
             answered,
             ..
         } = self;

@@ -10,6 +10,7 @@ use std::{
 
 use rustls::ClientConfig;
 use serde_json::{Map, Value};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 use url::Url;
 use uuid::Uuid;
@@ -18,11 +19,11 @@ use super::{announced::Announced, websocket::Fetcher};
 use crate::{
     api,
     asterisk::{
-        ari::{self, Client, Error, Host, Later, Media, Started, Stats},
+        ari::{self, Client, Error, Host, Later, Media, Server, Started, Stats},
         rtp::{self, PortError, Sockets},
         telemetry::RtpStats,
     },
-    call::CallId,
+    call::{CallId, Command, EndReason},
     config::Config,
     session::Announcements,
     telemetry::metrics::Metrics,
@@ -35,19 +36,23 @@ const NOT_READY: &str = "ari";
 #[derive(Debug, Default)]
 pub(super) struct Pbxs {
     clients: Vec<Client>,
+    server: Option<Server>,
+    /// The listener, at work.
+    serving: Option<AbortOnDropHandle<()>>,
 }
 
 impl Pbxs {
     /// Prepares for every PBX that is configured. `audiosocket`: where their audio is to come.
     pub fn new(
-        config: &ari::Config,
+        config: &Config,
+        server: Option<Server>,
         audiosocket: SocketAddr,
         tls: &Arc<ClientConfig>,
         state: &api::State<Announced>,
         fetcher: Fetcher,
         rtp: &Arc<Sockets>,
     ) -> Self {
-        let pbxs: Vec<_> = config.all().collect();
+        let pbxs: Vec<_> = config.ari.all().collect();
         if pbxs.is_empty() {
             return Self::default();
         }
@@ -61,6 +66,7 @@ impl Pbxs {
                 name: name.to_owned(),
                 pbx: pbx.clone(),
                 media: audiosocket,
+                start_timeout: Duration::from_millis(config.ari_server.start_timeout_ms),
                 rtp: Arc::clone(rtp),
                 host: Arc::<Reception>::clone(&reception) as Arc<dyn Host>,
                 tls: Arc::clone(tls),
@@ -71,12 +77,15 @@ impl Pbxs {
                 None
             })
         };
-        Self { clients: pbxs.into_iter().filter_map(start).collect() }
+        let clients: Vec<_> = pbxs.into_iter().filter_map(start).collect();
+        let server = server.map(|server| server.with(&clients, Arc::clone(&stats)));
+        Self { clients, server, serving: None }
     }
 
-    /// Connects to them. Has to be called on the control runtime.
-    pub fn begin(&self) {
+    /// Connects to them, and lets them connect. Has to be called on the control runtime.
+    pub fn begin(&mut self) {
         self.clients.iter().for_each(Client::begin);
+        self.serving = self.server.take().map(|server| AbortOnDropHandle::new(tokio::spawn(server.run())));
     }
 
     /// Control over the callers of live calls.
@@ -161,6 +170,13 @@ impl Host for Reception {
                 self.state.webhooks.refused(call, uuid, code, None).await;
             }
         })
+    }
+
+    fn end(&self, uuid: Uuid) {
+        for (_, commands) in self.state.registry.find(uuid) {
+            // full or gone: it ends by itself, as its audio has
+            let _ = commands.try_send(Command::Hangup(EndReason::CallerHangup));
+        }
     }
 
     fn connected(&self, took: Duration) {

@@ -408,7 +408,7 @@ impl From<ControlError> for Refused {
     fn from(error: ControlError) -> Self {
         let kind = match &error {
             ControlError::NoCall(_) => Refusal::NoCall,
-            ControlError::NoPbx | ControlError::NotInStasis(_) => Refusal::Impossible,
+            ControlError::NoPbx | ControlError::NotInStasis(_) | ControlError::PerCall => Refusal::Impossible,
             ControlError::Busy => Refusal::Busy,
             ControlError::Refused(_) => Refusal::Failed,
         };

@@ -7,6 +7,7 @@ pub mod audiosocket;
 mod gate;
 pub mod rtp;
 pub mod telemetry;
+mod upgrade;
 pub mod websocket;
 
 pub use any::{AnyLeg, Arrival, Identified};

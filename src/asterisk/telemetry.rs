@@ -163,6 +163,8 @@ stats! {
     losses,
     /// Times it stood but told nothing.
     deaf,
+    /// Connections of Asterisk's that were refused.
+    denied,
     /// Times another program took the application.
     replaced,
     /// Requests to Asterisk.

@@ -47,12 +47,14 @@ pub(super) enum Kind {
 }
 
 /// Settings that take certain words only.
-const WORDS: [(&str, &[&str]); 5] = [
+const WORDS: [(&str, &[&str]); 7] = [
     ("webhooks.initiate.default", &["configured", "refuse"]),
     ("database.when_broken", &["accept", "refuse"]),
     ("ari.after", &["continue", "hangup"]),
+    ("ari.connect", &["hark", "persistent", "per_call"]),
     ("ari.format", &["slin", "slin16", "ulaw", "alaw", "g722"]),
     ("ari.media", &["audiosocket", "websocket", "rtp"]),
+    ("ari.rest", &["http", "websocket"]),
 ];
 
 /// Every setting there is, by dotted name.

@@ -48,6 +48,8 @@ pub struct Config {
     pub audiosocket: audiosocket::Config,
     /// PBXs with ARI.
     pub ari: ari::Config,
+    /// The listener for PBXs that connect to us.
+    pub ari_server: ari::server::Config,
     /// Asterisk's Manager Interface.
     pub ami: ami::Config,
     /// chan_websocket.
@@ -277,6 +279,7 @@ impl Config {
         let mut config = Self {
             audiosocket: merged.section("audiosocket", &mut faults),
             ari: merged.section("ari", &mut faults),
+            ari_server: merged.section("ari_server", &mut faults),
             ami: merged.section("ami", &mut faults),
             websocket: merged.section("websocket", &mut faults),
             rtp: merged.section("rtp", &mut faults),
@@ -318,6 +321,7 @@ impl Default for Config {
         Self {
             audiosocket: audiosocket::Config::default(),
             ari: ari::Config::default(),
+            ari_server: ari::server::Config::default(),
             ami: ami::Config::default(),
             websocket: websocket::Config::default(),
             rtp: rtp::Config::default(),

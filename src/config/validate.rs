@@ -14,7 +14,7 @@ use crate::{
         Named, Overrides, Route, RouteError,
         service::{self, Kind},
     },
-    asterisk::ari::{Endpoint, Media, Pbx},
+    asterisk::ari::{Endpoint, Media, Pbx, Requests},
     webhook::Redaction,
 };
 
@@ -33,6 +33,9 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("rtp.jitter_max_ms", 0, 500),
     ("rtp.idle_media_s", 1, 86_400),
     ("outbound.timeout_s", 1, 600),
+    ("ari_server.start_timeout_ms", 1, 600_000),
+    ("ari_server.max_pending", 1, 100_000),
+    ("ari_server.max_connections", 1, 100_000),
     ("ari.timeout_ms", 100, 600_000),
     ("ari.ping_ms", 100, 600_000),
     ("ari.replaced_s", 1, 86_400),
@@ -318,6 +321,16 @@ fn listeners(config: &Config, merged: &Merged, faults: &mut Faults) {
             }
         }
     }
+    if let Some(server) = config.ari_server.listen {
+        let http = config.http.enabled.then_some(http);
+        let others =
+            [("audiosocket.listen", Some(calls)), ("websocket.listen", config.websocket.listen), ("http.listen", http)];
+        for (key, _) in others.iter().filter(|(_, other)| other.is_some_and(|other| collide(other, server))) {
+            let reason = format!("is the address of {key} too ({server})");
+            let advice = "Give each listener a port of its own, e.g. 5003 for ARI.";
+            faults.push("config.conflict", merged.written("ari_server.listen"), reason, advice);
+        }
+    }
     if config.audiosocket.require_registration && !config.http.enabled {
         let reason = "takes only calls announced by POST /call, but the HTTP service is off";
         let advice = "Switch the HTTP service on (HTTP_PORT=6001, or http.enabled = true), or leave this out.";
@@ -339,6 +352,25 @@ fn pbxs(config: &Config, merged: &Merged, faults: &mut Faults) {
         if pbx.media == Media::WebSocket && secure {
             let reason = "cannot be websocket where ari.url is https";
             let advice = "Write audiosocket, or an ari.url that begins with http://.";
+            faults.push("config.conflict", merged.written(&key("media")), reason, advice);
+        }
+        if pbx.connect.comes() && config.ari_server.listen.is_none() {
+            let reason = "has Asterisk connect to Hark, but nobody listens there";
+            let advice = "Set ari_server.listen, e.g. to 127.0.0.1:5003, or write connect = \"hark\" and ari.url.";
+            faults.push("config.conflict", merged.written(&key("connect")), reason, advice);
+        }
+        if pbx.connect.comes() && pbx.password.is_empty() {
+            let reason = "is missing: whoever reaches ari_server.listen could tell of calls";
+            let advice = "Write the password of its entry in websocket_client.conf.";
+            faults.push("config.conflict", merged.written(&key("password")), reason, advice);
+        }
+        if pbx.url.is_none() && pbx.rest == Some(Requests::Http) {
+            let reason = "cannot be http without ari.url";
+            faults.push("config.conflict", merged.written(&key("rest")), reason, "Set ari.url, or write websocket.");
+        }
+        if pbx.url.is_none() && pbx.media == Media::WebSocket {
+            let reason = "cannot be websocket without ari.url, to which Hark would connect";
+            let advice = "Set ari.url too, or write audiosocket or rtp.";
             faults.push("config.conflict", merged.written(&key("media")), reason, advice);
         }
         if !pbx.format.fits(pbx.media) {

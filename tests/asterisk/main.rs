@@ -9,6 +9,7 @@ mod announce;
 mod ari;
 mod ari_control;
 mod ari_faults;
+mod ari_outbound;
 mod attended;
 mod bench_call;
 mod calls;

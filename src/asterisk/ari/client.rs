@@ -1,10 +1,10 @@
-//! One PBX: the events socket with its reconnects, and what becomes of events.
+//! One PBX: its connection, made again whenever it is lost, and what everything about it shares.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
-    pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,29 +13,25 @@ use std::{
 use rand::Rng as _;
 use rustls::ClientConfig;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     time::{sleep, timeout},
 };
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
+use uuid::Uuid;
 
 use super::{
     Error, Host, Rest, Stats,
-    config::{Endpoint, Pbx},
-    error::escaped,
-    ids::{Maker, Owner},
+    coming::{self, Coming},
+    config::{Connect, Endpoint, Pbx},
+    ids::Maker,
     orphans,
-    proof::Proof,
-    registry::{Registry, State},
-    socket::Socket,
-    stasis,
-    wire::{Channel, Event, Kind},
+    registry::Registry,
+    server::{self, Door},
+    socket::Accepted,
 };
 use crate::asterisk::rtp;
 
-/// Events that come in floods and mean nothing here.
-const UNWANTED: &[&str] = &["ChannelVarset", "ChannelDialplan", "ChannelCallerId", "ChannelConnectedLine"];
 /// The waits between attempts to connect: doubling from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// The same fault is said again after so long.
@@ -44,11 +40,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 const MAX_CALLS: usize = 10_000;
 /// How long calls may take to be taken down at the end.
 const CLOSING: Duration = Duration::from_secs(2);
-
-/// Whether events come is tried at once and after a second, when the old connection's end has been noticed …
-const EARLY_PROOFS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(1)];
-/// … and then every so many pings.
-const PINGS_PER_PROOF: u32 = 12;
+/// Connections of Asterisk's that wait to be looked at.
+const ARRIVALS: usize = 64;
 
 /// What a [`Client`] begins with.
 #[derive(Debug)]
@@ -59,6 +52,8 @@ pub struct Started {
     pub pbx: Pbx,
     /// Where the AudioSocket listener is.
     pub media: SocketAddr,
+    /// How long an accepted connection may take to its first event.
+    pub start_timeout: Duration,
     /// Ports for RTP.
     pub rtp: Arc<rtp::Sockets>,
     /// Who takes the calls.
@@ -74,6 +69,7 @@ pub struct Started {
 pub struct Client {
     shared: Arc<Shared>,
     tasks: TaskTracker,
+    arrivals: Mutex<(mpsc::Sender<Accepted>, Option<mpsc::Receiver<Accepted>>)>,
 }
 
 /// What everything about one PBX shares.
@@ -88,7 +84,7 @@ pub(super) struct Shared {
     pub maker: Maker,
     pub stats: Arc<Stats>,
     /// Something of ours may be left behind in Asterisk: look.
-    pub look: Notify,
+    pub look: Arc<Notify>,
     /// Whether we are told of events.
     pub connected: AtomicBool,
     /// No new calls.
@@ -97,21 +93,30 @@ pub(super) struct Shared {
     pub permits: Arc<Semaphore>,
     media: SocketAddr,
     pub rtp: Arc<rtp::Sockets>,
-    local: Mutex<Option<IpAddr>>,
-    tls: Arc<ClientConfig>,
+    pub local: Mutex<Option<IpAddr>>,
+    pub tls: Arc<ClientConfig>,
     stop: CancellationToken,
+    pub start_timeout: Duration,
+    /// A connection that Asterisk keeps, where it connects to us.
+    pub coming: Coming,
+    /// The applications of calls with connections of their own.
+    pub own: Mutex<HashMap<String, Weak<Shared>>>,
+    /// There has been a call.
+    begun: AtomicBool,
 }
 
 impl Client {
-    /// Prepares for a PBX; `None` where no URL is configured.
+    /// Prepares for a PBX; `None` where none is configured.
     ///
     /// # Errors
     /// What is wrong with its URL, or with TLS.
     pub fn new(started: Started) -> Result<Option<Self>, String> {
-        let Started { name, pbx, media, rtp, host, tls, stats } = started;
-        let Some(url) = &pbx.url else { return Ok(None) };
-        let endpoint = Endpoint::parse(&pbx, url)?;
-        let rest = Rest::new(&name, &pbx, endpoint, &tls, Arc::clone(&stats)).map_err(|error| error.to_string())?;
+        let Started { name, pbx, media, start_timeout, rtp, host, tls, stats } = started;
+        if !pbx.is_configured() {
+            return Ok(None);
+        }
+        let endpoint = pbx.url.as_deref().map(|url| Endpoint::parse(&pbx, url)).transpose()?;
+        let rest = Rest::of(&name, &pbx, endpoint, &tls, Arc::clone(&stats))?;
         let shared = Arc::new(Shared {
             maker: Maker::new(&pbx.app),
             name,
@@ -120,7 +125,7 @@ impl Client {
             host,
             registry: Arc::default(),
             stats,
-            look: Notify::new(),
+            look: Arc::default(),
             connected: AtomicBool::new(false),
             refuse: CancellationToken::new(),
             calls: TaskTracker::new(),
@@ -130,8 +135,21 @@ impl Client {
             local: Mutex::default(),
             tls,
             stop: CancellationToken::new(),
+            start_timeout,
+            coming: Coming::default(),
+            own: Mutex::default(),
+            begun: AtomicBool::new(false),
         });
-        Ok(Some(Self { shared, tasks: TaskTracker::new() }))
+        let (arrive, arrivals) = mpsc::channel(ARRIVALS);
+        Ok(Some(Self { shared, tasks: TaskTracker::new(), arrivals: Mutex::new((arrive, Some(arrivals))) }))
+    }
+
+    /// Where its Asterisk is let in, if that connects to us.
+    pub(super) fn door(&self) -> Option<Door> {
+        let Shared { name, pbx, .. } = &*self.shared;
+        let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        let (user, password) = (pbx.username.clone(), pbx.password.clone());
+        pbx.connect.comes().then(|| Door { path: server::path(name), user, password, arrivals })
     }
 
     /// Connects, and keeps at it until [`Self::close`]. Has to be called on the control runtime, once.
@@ -139,6 +157,11 @@ impl Client {
         let (shared, stop) = (&self.shared, &self.shared.stop);
         self.tasks.spawn(stop.clone().run_until_cancelled_owned(orphans::watch(Arc::clone(shared))));
         self.tasks.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(shared).keep()));
+        let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).1.take();
+        if let Some(arrivals) = arrivals.filter(|_| shared.pbx.connect.comes()) {
+            let arrivals = coming::arrive(Arc::clone(shared), arrivals, self.tasks.clone());
+            self.tasks.spawn(stop.clone().run_until_cancelled_owned(arrivals));
+        }
         self.tasks.close();
     }
 
@@ -184,9 +207,66 @@ impl Shared {
         self.rtp.advertised(opened, self.pbx.media_name(), local)
     }
 
+    /// For the calls of an application that one connection of Asterisk's was made for.
+    pub fn of_call(&self, app: &str) -> Arc<Self> {
+        Arc::new(Self {
+            name: self.name.clone(),
+            pbx: Pbx { app: app.to_owned(), ..self.pbx.clone() },
+            rest: self.rest.of_call(),
+            host: Arc::clone(&self.host),
+            registry: Arc::clone(&self.registry),
+            maker: self.maker.clone(),
+            stats: Arc::clone(&self.stats),
+            look: Arc::clone(&self.look),
+            connected: AtomicBool::new(true),
+            refuse: self.refuse.clone(),
+            calls: self.calls.clone(),
+            permits: Arc::clone(&self.permits),
+            media: self.media,
+            rtp: Arc::clone(&self.rtp),
+            local: Mutex::default(),
+            tls: Arc::clone(&self.tls),
+            stop: self.stop.clone(),
+            start_timeout: self.start_timeout,
+            coming: Coming::default(),
+            own: Mutex::default(),
+            begun: AtomicBool::new(false),
+        })
+    }
+
+    /// Cancelled at the end.
+    pub fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Whether there has been a call.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// There is one.
+    pub fn begins(&self) {
+        self.begun.store(true, Ordering::Release);
+    }
+
+    /// The live calls of this application: the caller's channel and the UUID of each.
+    pub fn live(&self) -> Vec<(String, Uuid)> {
+        self.registry.calls_of(&self.pbx.app)
+    }
+
+    /// Whether what is left over may be ended: nobody else serves this application, as far as we are told.
+    pub fn is_told(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+            || (self.pbx.connect == Connect::PerCall && self.rest.line().is_none_or(|line| line.is_open()))
+    }
+
     /// Connects, and connects again, until the gateway stops.
     async fn keep(self: Arc<Self>) {
         let (mut wait, mut said) = (BACKOFF.0, None);
+        if self.pbx.connect == Connect::PerCall {
+            // there is none until there are calls
+            self.host.health(&self.name, None);
+        }
         loop {
             let (fault, was_connected) = self.connection().await;
             self.connected.store(false, Ordering::Release);
@@ -201,6 +281,8 @@ impl Shared {
                 // by its successor: it only has its last calls to end, for which it need not be told of events
                 Error::Replaced { .. } if self.refuse.is_cancelled() => return,
                 Error::Replaced { retry, .. } => *retry,
+                // the next one is Asterisk's to make, at a pace of its own
+                Error::Lost { .. } if self.pbx.connect.comes() => Duration::ZERO,
                 _ => wait.mul_f64(jitter),
             };
             wait = (wait * 2).min(BACKOFF.1);
@@ -215,161 +297,10 @@ impl Shared {
             return debug!(code, pbx = self.name, "{fault}");
         }
         *said = Some((code, tokio::time::Instant::now()));
-        error!(
-            code,
-            pbx = self.name,
-            "{fault}; live calls go on, no new ones come through this PBX's Stasis application meanwhile"
-        );
-    }
-
-    /// One connection from its beginning to its end: why it ended, and whether it had begun.
-    async fn connection(self: &Arc<Self>) -> (Error, bool) {
-        let (app, every) = (&self.pbx.app, Duration::from_millis(self.pbx.ping_ms));
-        let mut socket = match Socket::connect(&self.rest, app, every, Arc::clone(&self.tls)).await {
-            Ok(socket) => socket,
-            Err(error) => return (error, false),
+        let meanwhile = match self.pbx.connect {
+            Connect::Hark => "no new ones come through this PBX's Stasis application meanwhile",
+            _ => "callers of its Stasis application hear nothing until it has connected again",
         };
-        // a user that may only read, or a module that is missing, is found out here and not by the first caller
-        let (filter, channels) = tokio::join!(self.rest.event_filter(app, UNWANTED), self.rest.channels());
-        if let Some(error) = filter.err().or(channels.err()) {
-            socket.close().await;
-            return (error, false);
-        }
-        *self.local.lock().unwrap_or_else(PoisonError::into_inner) = socket.local;
-        let proof = Proof::default();
-        let mut watch = pin!(self.watch(&proof));
-        let error = loop {
-            let message = tokio::select! {
-                message = socket.next() => message,
-                error = &mut watch => break error,
-            };
-            match message {
-                Ok(Message::Text(text)) => {
-                    proof.told();
-                    if self.take(text.as_bytes(), &proof) {
-                        self.stats.replaced.inc();
-                        let retry = Duration::from_secs(self.pbx.replaced_s);
-                        break Error::Replaced { at: self.rest.at().to_owned(), app: app.clone(), retry };
-                    }
-                }
-                Ok(_) => self.stats.events_bad.inc(),
-                Err(error) => break error,
-            }
-        };
-        socket.close().await;
-        (error, proof.is_there())
-    }
-
-    /// Proves again and again that Asterisk tells us of the application: a socket may stand and be deaf. Asterisk 22 switches the application
-    /// off when it notices the end of an old connection just after the new one was made.
-    async fn watch(&self, proof: &Proof) -> Error {
-        let (app, limit) = (&self.pbx.app, Duration::from_millis(self.pbx.timeout_ms));
-        let mut pauses = EARLY_PROOFS.into_iter();
-        loop {
-            sleep(pauses.next().unwrap_or(Duration::from_millis(self.pbx.ping_ms) * PINGS_PER_PROOF)).await;
-            let name = proof.next();
-            match self.rest.user_event(app, &name).await {
-                Ok(()) if timeout(limit, proof.came.notified()).await.is_ok() => {}
-                // a flood of events: ours is in it
-                Ok(()) if proof.was_told() => continue,
-                Ok(()) => {
-                    self.stats.deaf.inc();
-                    return Error::Deaf { at: self.rest.at().to_owned(), app: app.clone(), limit };
-                }
-                // it may be busy; whether it lives is the business of the pings
-                Err(error) => debug!(pbx = self.name, "events cannot be tried: {error}"),
-            }
-            if proof.first() {
-                self.ready().await;
-            }
-        }
-    }
-
-    /// From now on we are told of calls.
-    async fn ready(&self) {
-        let version = self.rest.info().await.map(|info| escaped(&info.system.version)).unwrap_or_default();
-        info!(
-            pbx = self.name,
-            app = self.pbx.app,
-            version,
-            media = self.media_host(),
-            "{} tells of calls",
-            self.rest.at()
-        );
-        self.stats.connects.inc();
-        self.connected.store(true, Ordering::Release);
-        self.host.health(&self.name, None);
-        self.look.notify_one();
-    }
-
-    /// Takes one message; whether somebody else has the application now.
-    fn take(self: &Arc<Self>, message: &[u8], proof: &Proof) -> bool {
-        self.stats.events.inc();
-        let event = match Event::parse(message) {
-            Ok(event) => event,
-            Err(error) => {
-                self.stats.events_bad.inc();
-                debug!(pbx = self.name, "a message of the events socket is no event: {}", escaped(&error.to_string()));
-                return false;
-            }
-        };
-        match event.kind {
-            Kind::StasisStart { channel, args } => self.entered(*channel, args),
-            Kind::StasisEnd { channel } => self.update(&channel, |state| state.left = true),
-            Kind::ChannelDestroyed { channel, cause } => self.update(&channel, |state| {
-                state.left = true;
-                state.cause = Some(cause);
-            }),
-            Kind::ChannelStateChange { channel, state } if state == "Up" => {
-                self.update(&channel, |state| state.up = true);
-            }
-            Kind::ChannelStateChange { channel, state } if state == "Ringing" => {
-                self.update(&channel, |state| state.ringing = true);
-            }
-            Kind::ChannelDtmfReceived { channel, digit, .. } => {
-                // heard by legs by RTP; all others bring keys by themselves
-                self.registry.press(&channel, &digit);
-                self.update(&channel, |state| state.keys = (state.keys.0.wrapping_add(1), digit.chars().next()));
-            }
-            Kind::BridgeDestroyed { bridge } => self.update(&bridge, |state| state.left = true),
-            Kind::ChannelUserevent { name } => proof.seen(&name),
-            Kind::ApplicationReplaced => return true,
-            Kind::Unknown { .. } => self.stats.events_unknown.inc(),
-            // of no meaning here
-            _ => {}
-        }
-        false
-    }
-
-    /// What nobody watches is nobody's business.
-    fn update(&self, id: &str, change: impl FnOnce(&mut State)) {
-        let _ = self.registry.update(id, change);
-    }
-
-    fn entered(self: &Arc<Self>, channel: Channel, args: Vec<String>) {
-        match self.registry.state(&channel.id) {
-            Some(state) if !state.left => self.update(&channel.id, |state| state.entered = true),
-            // a media channel whose call is over already
-            None if self.maker.owner(&channel.id) != Owner::Stranger => self.look.notify_one(),
-            // a caller, maybe one who comes back
-            _ if channel.id.is_empty() => self.stats.events_bad.inc(),
-            _ => self.call(channel, args),
-        }
-    }
-
-    fn call(self: &Arc<Self>, channel: Channel, args: Vec<String>) {
-        let caller = self.registry.watch(&channel.id);
-        caller.exists();
-        self.stats.calls.inc();
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            // whoever looks for orphans gives it back to its dialplan
-            self.stats.calls_over_limit.inc();
-            return self.look.notify_one();
-        };
-        let shared = Arc::clone(self);
-        self.calls.spawn(async move {
-            stasis::serve(shared, channel, args, caller).await;
-            drop(permit);
-        });
+        error!(code, pbx = self.name, "{fault}; live calls go on, {meanwhile}");
     }
 }

@@ -18,9 +18,13 @@ pub type Config = Pbx;
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pbx {
-    /// Where its HTTP server is, e.g. `http://pbx:8088`; unset = there is none.
+    /// Where its HTTP server is, e.g. `http://pbx:8088`; unset = there is none, or it connects to us.
     pub url: Option<String>,
-    /// User of ari.conf.
+    /// Who makes the connection.
+    pub connect: Connect,
+    /// How requests go; unset = over HTTP where there is a URL, else over the WebSocket.
+    pub rest: Option<Requests>,
+    /// User of ari.conf; where Asterisk connects to us, also the one that it names.
     pub username: String,
     /// That user's password.
     pub password: String,
@@ -53,7 +57,19 @@ impl Pbx {
     /// Every PBX that is configured, with its name.
     pub fn all(&self) -> impl Iterator<Item = (&str, &Self)> {
         let further = self.pbx.iter().map(|(name, pbx)| (name.as_str(), pbx));
-        std::iter::once(("default", self)).chain(further).filter(|(_, pbx)| pbx.url.is_some())
+        std::iter::once(("default", self)).chain(further).filter(|(_, pbx)| pbx.is_configured())
+    }
+
+    /// Whether there is such a PBX.
+    #[must_use]
+    pub const fn is_configured(&self) -> bool {
+        self.url.is_some() || self.connect.comes()
+    }
+
+    /// How requests go.
+    #[must_use]
+    pub fn requests(&self) -> Requests {
+        self.rest.unwrap_or(if self.url.is_some() { Requests::Http } else { Requests::WebSocket })
     }
 
     /// The host of [`Self::media_host`].
@@ -85,6 +101,8 @@ impl Default for Pbx {
     fn default() -> Self {
         Self {
             url: None,
+            connect: Connect::Hark,
+            rest: None,
             username: "hark".to_owned(),
             password: String::new(),
             app: "hark".to_owned(),
@@ -108,6 +126,8 @@ impl fmt::Debug for Pbx {
         let url = self.url.as_deref().map(|url| Endpoint::parse(self, url).map_err(|_| "***"));
         f.debug_struct("Pbx")
             .field("url", &url)
+            .field("connect", &self.connect)
+            .field("rest", &self.requests())
             .field("username", &self.username)
             .field("app", &self.app)
             .field("media_host", &self.media_host)
@@ -122,6 +142,37 @@ impl fmt::Debug for Pbx {
             .field("pbx", &self.pbx)
             .finish_non_exhaustive()
     }
+}
+
+/// Who makes the connection over which Asterisk tells of calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connect {
+    /// Hark, to Asterisk's HTTP server.
+    #[default]
+    Hark,
+    /// Asterisk, once, and again whenever it is lost (`connection_type = persistent`).
+    Persistent,
+    /// Asterisk, for each call (`connection_type = per_call_config`).
+    PerCall,
+}
+
+impl Connect {
+    /// Whether Asterisk connects to us.
+    #[must_use]
+    pub const fn comes(self) -> bool {
+        !matches!(self, Self::Hark)
+    }
+}
+
+/// How requests go to Asterisk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Requests {
+    /// To its HTTP server.
+    Http,
+    /// Over the WebSocket on which it tells of calls: Asterisk 22.4, 21.9, 20.14, 23.0 and later.
+    WebSocket,
 }
 
 /// How audio is carried between Asterisk and Hark.

@@ -73,6 +73,12 @@ pub enum ControlError {
         "the caller of {0} came by AudioSocket() or Dial(AudioSocket/…): such a channel can only be hung up. Give the call to Stasis() instead (asterisk-conf/ari)"
     )]
     NotInStasis(Uuid),
+    /// Asterisk connects for calls of its own only.
+    #[error(
+        "the PBX connects for calls of its own only (ari.connect = \"per_call\"), and would not tell how calls that Hark makes go: set \
+         ari.connect = \"persistent\", and connection_type = persistent in websocket_client.conf"
+    )]
+    PerCall,
     /// Too much is asked at once.
     #[error("{AT_ONCE} orders are being carried out already: try again")]
     Busy,
@@ -89,6 +95,7 @@ impl ControlError {
             Self::NoPbx => "ari.control.no_pbx",
             Self::NoCall(_) => "ari.control.no_call",
             Self::NotInStasis(_) => "ari.control.not_in_stasis",
+            Self::PerCall => "ari.control.per_call",
             Self::Busy => "ari.control.busy",
             Self::Refused(error) => error.code(),
         }
@@ -97,8 +104,8 @@ impl ControlError {
 
 /// The caller's channel of a call.
 #[derive(Debug)]
-struct Caller<'a> {
-    rest: &'a Rest,
+struct Caller {
+    rest: Rest,
     channel: String,
     /// The bridge in which it is with its agent, if it is in the application.
     bridge: Option<String>,
@@ -153,16 +160,16 @@ impl Control {
         Ok((caller.channel, caller.bridge.is_some()))
     }
 
-    async fn find(&self, uuid: Uuid) -> Result<Caller<'_>, ControlError> {
+    async fn find(&self, uuid: Uuid) -> Result<Caller, ControlError> {
         for pbx in &*self.pbxs {
             if let Some(placed) = pbx.registry.find(uuid).into_iter().next() {
-                return Ok(Caller { rest: &pbx.rest, channel: placed.caller, bridge: Some(placed.bridge) });
+                return Ok(Caller { rest: placed.rest, channel: placed.caller, bridge: Some(placed.bridge) });
             }
         }
         let mut fault = None;
         for pbx in &*self.pbxs {
             match plain(&pbx.rest, uuid).await {
-                Ok(Some(channel)) => return Ok(Caller { rest: &pbx.rest, channel, bridge: None }),
+                Ok(Some(channel)) => return Ok(Caller { rest: pbx.rest.clone(), channel, bridge: None }),
                 Ok(None) => {}
                 Err(error) => fault = Some(error),
             }
@@ -175,7 +182,7 @@ impl Control {
     }
 }
 
-async fn carry_out(caller: &Caller<'_>, order: Order) -> Result<(), Error> {
+async fn carry_out(caller: &Caller, order: Order) -> Result<(), Error> {
     let Caller { rest, channel, bridge } = caller;
     match order {
         Order::Hangup(cause) => rest.hang_up(channel, cause).await,

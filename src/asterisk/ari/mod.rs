@@ -6,17 +6,21 @@
 //! listener like any other.
 
 mod client;
+mod coming;
 mod config;
+mod connection;
 mod consult;
 mod control;
 mod error;
 mod ids;
+mod line;
 mod metadata;
 mod orphans;
 mod outbound;
 mod proof;
 mod registry;
 mod rest;
+pub mod server;
 mod socket;
 mod stasis;
 pub mod wire;
@@ -30,12 +34,13 @@ use uuid::Uuid;
 pub use self::wire::Cause;
 pub use self::{
     client::{Client, Started},
-    config::{After, Config, Endpoint, Media, MediaFormat, Pbx},
+    config::{After, Config, Connect, Endpoint, Media, MediaFormat, Pbx, Requests},
     consult::{Asked, Consulted, Consulting, Decision},
     control::{Control, ControlError, Order},
     error::Error,
     outbound::{Dial, Progress},
     rest::{ExternalMedia, Origin, Rest, Target},
+    server::Server,
 };
 use crate::asterisk::rtp;
 pub use crate::asterisk::telemetry::AriStats as Stats;
@@ -59,6 +64,9 @@ pub trait Host: fmt::Debug + Send + Sync + 'static {
 
     /// An announced call does not come after all, for a reason with this code.
     fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()>;
+
+    /// A call is over of which Asterisk says nothing any more.
+    fn end(&self, uuid: Uuid);
 
     /// A caller and their audio have been connected, this long after they entered the application.
     fn connected(&self, took: Duration);

@@ -134,14 +134,14 @@ impl Found {
     }
 }
 
-async fn look(shared: &Arc<Shared>) -> Result<(), Error> {
+pub(super) async fn look(shared: &Arc<Shared>) -> Result<(), Error> {
     // what is watched before Asterisk is asked and not there after is gone
     let watched = shared.registry.entered();
     let found = ask(shared).await?;
     for id in watched.iter().filter(|id| !found.has(shared, id)) {
         shared.registry.update(id, |state| state.left = true);
     }
-    if !shared.connected.load(Ordering::Acquire) {
+    if !shared.is_told() {
         // whoever has the application now may have callers of whom we are not told
         return Ok(());
     }
@@ -149,7 +149,11 @@ async fn look(shared: &Arc<Shared>) -> Result<(), Error> {
     for id in found.channels.iter().map(|channel| channel.id.as_str()).filter(is_left) {
         end(shared, "media channel", id, shared.rest.hang_up(id, None).await);
     }
-    let (bridges, callers, called) = (found.bridges(shared), found.callers(shared), found.called(shared));
+    let (bridges, mut callers, called) = (found.bridges(shared), found.callers(shared), found.called(shared));
+    if !shared.connected.load(Ordering::Acquire) {
+        // a caller whose connection Asterisk has not made yet; one that it could not make it gives back by itself
+        callers.clear();
+    }
     if !bridges.is_empty() || !callers.is_empty() || !called.is_empty() {
         sleep(ON_ITS_WAY).await;
         let found = ask(shared).await?;

@@ -1,6 +1,9 @@
 //! Calls that we make: from the order to the answer, or to why there was none.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 use tokio::{
@@ -11,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info, info_span, warn};
 use uuid::Uuid;
 
-use super::{Control, ControlError, client::Shared, registry::State, rest::Origin, stasis, wire::Cause};
+use super::{
+    Control, ControlError, client::Shared, config::Connect, registry::State, rest::Origin, stasis, wire::Cause,
+};
 
 /// Asterisk ends what rings too long; where it says nothing of it, it is ended this long after.
 pub(super) const SLACK: Duration = Duration::from_secs(10);
@@ -63,6 +68,9 @@ impl Control {
             Some(name) => self.pbxs.iter().find(|shared| shared.name == name),
         };
         let shared = Arc::clone(shared.ok_or(ControlError::NoPbx)?);
+        if shared.pbx.connect == Connect::PerCall && !shared.connected.load(Ordering::Acquire) {
+            return Err(ControlError::PerCall);
+        }
         let permit = Arc::clone(&shared.permits).try_acquire_owned().map_err(|_| ControlError::Busy)?;
         if shared.refuse.is_cancelled() {
             return Err(ControlError::Busy);

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-use super::{consult::Consult, wire::Cause};
+use super::{Rest, consult::Consult, wire::Cause};
 use crate::call::Digit;
 
 /// How a channel or bridge stands.
@@ -38,6 +38,10 @@ pub(super) struct Placed {
     pub caller: String,
     /// The bridge.
     pub bridge: String,
+    /// The application that it came through.
+    pub app: String,
+    /// How its Asterisk is asked.
+    pub rest: Rest,
     /// Takes orders to ask somebody whether they take the caller.
     pub asks: mpsc::Sender<Consult>,
 }
@@ -100,6 +104,13 @@ impl Registry {
     /// The live calls with this UUID on the wire.
     pub fn find(&self, uuid: Uuid) -> Vec<Placed> {
         self.lock().calls.values().filter(|placed| placed.uuid == uuid).cloned().collect()
+    }
+
+    /// The callers' channels and the UUIDs of the live calls that came through this application.
+    pub fn calls_of(&self, app: &str) -> Vec<(String, Uuid)> {
+        let inner = self.lock();
+        let calls = inner.calls.values().filter(|placed| placed.app == app);
+        calls.map(|placed| (placed.caller.clone(), placed.uuid)).collect()
     }
 
     /// How many calls are live.
@@ -284,14 +295,18 @@ mod tests {
     #[test]
     fn live_calls_are_found_by_their_uuid() {
         let registry = Arc::new(Registry::default());
+        let rest = Rest::over_sockets("default", &super::super::Pbx::default(), None, Arc::default());
         let placed = |n: u128| Placed {
             uuid: Uuid::from_u128(n),
             caller: n.to_string(),
             bridge: String::new(),
+            app: format!("hark:{n}"),
+            rest: rest.clone(),
             asks: mpsc::channel(1).0,
         };
         let places = [1, 1, 2].map(|n| registry.place(placed(n)));
         assert_eq!((registry.find(Uuid::from_u128(1)).len(), registry.calls()), (2, 3));
+        assert_eq!(registry.calls_of("hark:2"), [("2".to_owned(), Uuid::from_u128(2))]);
         drop(places);
         assert_eq!(registry.calls(), 0);
     }

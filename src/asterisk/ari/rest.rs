@@ -9,16 +9,18 @@ use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{sync::Semaphore, time::timeout};
+use url::Url;
 
 pub use self::ops::{ExternalMedia, Origin, Target};
 use super::{
     Error, Stats,
-    config::{Endpoint, Pbx},
+    config::{Endpoint, Pbx, Requests},
     error::escaped,
+    line::Line,
 };
 
 /// The longest answer: thousands of channels.
-const MAX_ANSWER: usize = 32 << 20;
+pub(super) const MAX_ANSWER: usize = 32 << 20;
 /// The longest complaint that is read.
 const MAX_COMPLAINT: usize = 4 << 10;
 /// Requests at once to one PBX; Asterisk's HTTP server takes 100 sessions unless told otherwise.
@@ -34,17 +36,26 @@ pub struct Rest {
 
 #[derive(Debug)]
 struct Inner {
-    http: reqwest::Client,
-    endpoint: Endpoint,
-    authorization: Option<HeaderValue>,
+    by: By,
+    /// Asterisk's HTTP server, where it is known.
+    endpoint: Option<Endpoint>,
+    /// Who asks, as errors name them.
+    user: String,
     at: String,
     limit: Duration,
     turns: Semaphore,
     stats: Arc<Stats>,
 }
 
+/// How requests go.
+#[derive(Debug)]
+enum By {
+    Http { client: reqwest::Client, base: Url, authorization: Option<HeaderValue> },
+    Line(Arc<Line>),
+}
+
 impl Rest {
-    /// Asks `endpoint`, which is reached directly: a PBX is not behind a proxy.
+    /// Asks `endpoint` over HTTP, which is reached directly: a PBX is not behind a proxy.
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
@@ -63,14 +74,59 @@ impl Rest {
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
-        let at = match name {
-            "default" => format!("ARI of {}", authority(&endpoint)),
-            name => format!("ARI of {name} ({})", authority(&endpoint)),
+        let (base, authorization) = (endpoint.base().clone(), endpoint.authorization());
+        Ok(Self::by(By::Http { client: http, base, authorization }, name, pbx, Some(endpoint), stats))
+    }
+
+    /// Asks over the WebSockets on which Asterisk tells of calls.
+    pub(super) fn over_sockets(name: &str, pbx: &Pbx, endpoint: Option<Endpoint>, stats: Arc<Stats>) -> Self {
+        Self::by(By::Line(Arc::default()), name, pbx, endpoint, stats)
+    }
+
+    /// As it is configured.
+    pub(super) fn of(
+        name: &str,
+        pbx: &Pbx,
+        endpoint: Option<Endpoint>,
+        tls: &ClientConfig,
+        stats: Arc<Stats>,
+    ) -> Result<Self, String> {
+        match (pbx.requests(), endpoint) {
+            (Requests::Http, Some(endpoint)) => {
+                Self::new(name, pbx, endpoint, tls, stats).map_err(|error| error.to_string())
+            }
+            (_, endpoint) => Ok(Self::over_sockets(name, pbx, endpoint, stats)),
+        }
+    }
+
+    fn by(by: By, name: &str, pbx: &Pbx, endpoint: Option<Endpoint>, stats: Arc<Stats>) -> Self {
+        let place = endpoint.as_ref().map(authority);
+        let at = match (name, place) {
+            ("default", Some(place)) => format!("ARI of {place}"),
+            (name, Some(place)) => format!("ARI of {name} ({place})"),
+            ("default", None) => "ARI of the PBX that connects to us".to_owned(),
+            (name, None) => format!("ARI of {name}, which connects to us"),
         };
-        let authorization = endpoint.authorization();
-        let limit = Duration::from_millis(pbx.timeout_ms);
-        let turns = Semaphore::new(AT_ONCE);
-        Ok(Self { inner: Arc::new(Inner { http, endpoint, authorization, at, limit, turns, stats }) })
+        let user = endpoint.as_ref().map_or(pbx.username.as_str(), Endpoint::username).to_owned();
+        let (limit, turns) = (Duration::from_millis(pbx.timeout_ms), Semaphore::new(AT_ONCE));
+        Self { inner: Arc::new(Inner { by, endpoint, user, at, limit, turns, stats }) }
+    }
+
+    /// The same for requests about one call, over sockets of its own where they go over sockets.
+    pub(super) fn of_call(&self) -> Self {
+        let By::Line(_) = &self.inner.by else { return self.clone() };
+        let Inner { endpoint, user, at, limit, stats, .. } = &*self.inner;
+        let (by, turns) = (By::Line(Arc::default()), Semaphore::new(AT_ONCE));
+        let (endpoint, user, at) = (endpoint.clone(), user.clone(), at.clone());
+        Self { inner: Arc::new(Inner { by, endpoint, user, at, limit: *limit, turns, stats: Arc::clone(stats) }) }
+    }
+
+    /// The sockets over which requests go, if they do.
+    pub(super) fn line(&self) -> Option<&Arc<Line>> {
+        match &self.inner.by {
+            By::Line(line) => Some(line),
+            By::Http { .. } => None,
+        }
     }
 
     /// The PBX as errors and log lines name it.
@@ -79,9 +135,9 @@ impl Rest {
         &self.inner.at
     }
 
-    /// Where it is.
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.inner.endpoint
+    /// Where it is, as far as that is known.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        self.inner.endpoint.as_ref()
     }
 
     /// How long an answer may take.
@@ -91,7 +147,7 @@ impl Rest {
 
     /// What an answer other than 2xx means. `what`: what was asked.
     pub(super) fn refused(&self, what: &str, status: u16, said: &[u8]) -> Error {
-        let (at, user) = (self.at().to_owned(), self.inner.endpoint.username().to_owned());
+        let (at, user) = (self.at().to_owned(), self.inner.user.clone());
         let (what, said) = (what.to_owned(), complaint(said));
         match status {
             401 => Error::Unauthorised { at, user },
@@ -133,18 +189,30 @@ impl Rest {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Vec<u8>, Error> {
-        let unusable = |reason: String| Error::Answer { at: self.at().to_owned(), what: what.to_owned(), reason };
         // never closed
         let _turn = self.inner.turns.acquire().await;
-        let mut url = self.inner.endpoint.base().clone();
+        let (client, base, authorization) = match &self.inner.by {
+            By::Http { client, base, authorization } => (client, base, authorization),
+            By::Line(line) => {
+                let wire = line.wire().await;
+                let lost = || Error::Lost { at: self.at().to_owned(), reason: format!("before {what} was answered") };
+                let answer = wire.ask(&method, path, query, body).await.ok_or_else(lost)?;
+                return match answer.status {
+                    200..=299 => Ok(answer.body),
+                    status => Err(self.refused(what, status, &answer.body)),
+                };
+            }
+        };
+        let unusable = |reason: String| Error::Answer { at: self.at().to_owned(), what: what.to_owned(), reason };
+        let mut url = base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.inner.http.request(method, url);
-        if let Some(value) = &self.inner.authorization {
+        let mut request = client.request(method, url);
+        if let Some(value) = authorization {
             request = request.header(header::AUTHORIZATION, value.clone());
         }
         if let Some(body) = body {

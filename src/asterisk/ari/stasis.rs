@@ -115,7 +115,8 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
     let span = info_span!("ari", pbx = shared.name, %uuid, caller = channel.id);
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
     let (asks, asked) = mpsc::channel(1);
-    let placed = Placed { uuid, caller: channel.id.clone(), bridge: ids.bridge, asks };
+    let (app, rest) = (shared.pbx.app.clone(), shared.rest.clone());
+    let placed = Placed { uuid, caller: channel.id.clone(), bridge: ids.bridge, app, rest, asks };
     let place = shared.registry.place(placed);
     let after = shared.pbx.after;
     let (announced, begun, leg) = (false, false, None);
@@ -136,7 +137,8 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
 pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, called: Watched) {
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
     let (asks, asked) = mpsc::channel(1);
-    let placed = Placed { uuid, caller: called.id.clone(), bridge: ids.bridge, asks };
+    let (app, rest) = (shared.pbx.app.clone(), shared.rest.clone());
+    let placed = Placed { uuid, caller: called.id.clone(), bridge: ids.bridge, app, rest, asks };
     let place = shared.registry.place(placed);
     let (channel, format) = (Channel::default(), shared.pbx.format);
     // nobody's dialplan goes on behind a call of ours
@@ -269,7 +271,9 @@ impl Call {
         })?;
         let id = channel.channelvars.get("MEDIA_WEBSOCKET_CONNECTION_ID").and_then(serde_json::Value::as_str);
         let id = id.ok_or_else(|| Fault::NoWebSocket("it does not say where the channel waits".to_owned()))?;
-        self.shared.host.fetch(self.uuid, rest.endpoint().media(id)).await;
+        let no_url = || Fault::NoWebSocket("Hark would have to connect to it, and ari.url is not set".to_owned());
+        let endpoint = rest.endpoint().ok_or_else(no_url)?;
+        self.shared.host.fetch(self.uuid, endpoint.media(id)).await;
         Ok(rest.at().to_owned())
     }
 

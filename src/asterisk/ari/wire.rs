@@ -231,6 +231,15 @@ pub enum Kind {
         /// Its value.
         value: String,
     },
+    /// The answer to a request that went over the same WebSocket.
+    RestResponse {
+        /// The request's identity.
+        request: String,
+        /// The status, as HTTP has it; 0 = none that could be one.
+        status: u16,
+        /// The body: JSON in a text, or nothing.
+        body: String,
+    },
     /// Somebody else is told of this application's events from now on.
     ApplicationReplaced,
     /// We are.
@@ -278,6 +287,12 @@ struct Raw {
     value: String,
     #[serde(deserialize_with = "lenient")]
     eventname: String,
+    #[serde(deserialize_with = "lenient")]
+    request_id: String,
+    #[serde(deserialize_with = "lenient")]
+    status_code: u16,
+    #[serde(deserialize_with = "lenient")]
+    message_body: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -344,6 +359,9 @@ impl Raw {
             "BridgeDestroyed" => Kind::BridgeDestroyed { bridge: self.bridge.id },
             "ChannelVarset" => Kind::ChannelVarset { channel, variable: self.variable, value: self.value },
             "ChannelUserevent" => Kind::ChannelUserevent { name: self.eventname },
+            "RESTResponse" => {
+                Kind::RestResponse { request: self.request_id, status: self.status_code, body: self.message_body }
+            }
             "ApplicationReplaced" => Kind::ApplicationReplaced,
             "ApplicationRegistered" => Kind::ApplicationRegistered,
             _ => Kind::Unknown { kind: self.kind },
@@ -384,6 +402,15 @@ mod tests {
         for broken in ["", "{", "[]", "null", "{}", r#"{"type":7}"#, "\u{0}"] {
             assert!(Event::parse(broken.as_bytes()).is_err(), "{broken:?}");
         }
+    }
+
+    #[test]
+    fn answers_to_requests_are_told_from_events() {
+        let answer = json!({"type": "RESTResponse", "request_id": "7", "status_code": 200, "message_body": "{}"});
+        let answer = kind(answer);
+        assert_eq!(answer, Kind::RestResponse { request: "7".to_owned(), status: 200, body: "{}".to_owned() });
+        let strange = kind(json!({"type": "RESTResponse", "request_id": 7, "status_code": "x", "message_body": {}}));
+        assert_eq!(strange, Kind::RestResponse { request: String::new(), status: 0, body: String::new() });
     }
 
     #[test]

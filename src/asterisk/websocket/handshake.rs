@@ -2,19 +2,15 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::AsyncWriteExt as _,
     net::TcpStream,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_tungstenite::tungstenite::{
-    handshake::{
-        machine::TryParse as _,
-        server::{Request, create_response, write_response},
-    },
+    handshake::server::{Request, create_response, write_response},
     protocol::Role,
 };
 use uuid::Uuid;
@@ -23,14 +19,11 @@ use super::{Config, Leg, socket::Socket};
 use crate::asterisk::{
     gate::{Muffler, Waiting},
     telemetry::WebSocketStats,
+    upgrade::{self, NoRequest},
 };
 
-/// The longest request.
-const MAX_HEAD: usize = 16 * 1024;
 /// What Asterisk asks for.
 const SUBPROTOCOL: &str = "media";
-/// How long a refused peer may take to read the refusal.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A connection that has not said which call it is. It can be moved to another thread and its runtime.
 #[derive(Debug)]
@@ -67,6 +60,16 @@ pub enum Refused {
     /// The socket failed.
     #[error("the connection broke before its request had come: {0}")]
     Io(#[from] io::Error),
+}
+
+impl From<NoRequest> for Refused {
+    fn from(error: NoRequest) -> Self {
+        match error {
+            NoRequest::Closed => Self::Closed,
+            NoRequest::Wrong(reason) => Self::NotWebSocket(reason),
+            NoRequest::Io(error) => Self::Io(error),
+        }
+    }
 }
 
 impl Refused {
@@ -118,23 +121,23 @@ impl Pending {
         let (request, read) = tokio::select! {
             biased;
             () = self.waiting.evicted.cancelled() => return Err(Refused::Evicted),
-            request = request(&mut stream) => request?,
+            request = upgrade::request(&mut stream) => request?,
             () = sleep_until(self.since + limit) => return Err(Refused::Timeout(limit)),
         };
         let answer = match create_response(&request) {
             Ok(answer) => answer,
             Err(error) => {
-                say(&mut stream, "400 Bad Request", "").await;
+                upgrade::refuse(&mut stream, "400 Bad Request", "").await;
                 return Err(Refused::NotWebSocket(error.to_string()));
             }
         };
-        if !authorized(&self.config, request.headers().get(header::AUTHORIZATION)) {
-            say(&mut stream, "401 Unauthorized", "WWW-Authenticate: Basic realm=\"hark\"\r\n").await;
+        if !authorized(&self.config, &request) {
+            upgrade::refuse(&mut stream, "401 Unauthorized", upgrade::CHALLENGE).await;
             return Err(Refused::Unauthorized);
         }
         let (uuid, about) = about(request.uri().query().unwrap_or_default(), self.peer);
         let mut answer = answer;
-        if asks_for_media(&request) {
+        if upgrade::protocols(request.headers()).any(|one| one == SUBPROTOCOL) {
             answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         }
         let mut accepted = Vec::new();
@@ -155,65 +158,9 @@ impl Pending {
     }
 }
 
-/// Reads the request; also returns what came behind it.
-async fn request(stream: &mut TcpStream) -> Result<(Request, Vec<u8>), Refused> {
-    let mut head = Vec::with_capacity(1024);
-    loop {
-        if stream.read_buf(&mut head).await? == 0 {
-            return Err(Refused::Closed);
-        }
-        match Request::try_parse(&head) {
-            Ok(Some((length, request))) => return Ok((request, head.split_off(length))),
-            Ok(None) if head.len() < MAX_HEAD => {}
-            Ok(None) => {
-                say(stream, "431 Request Header Fields Too Large", "").await;
-                return Err(Refused::NotWebSocket(format!("more than {MAX_HEAD} bytes")));
-            }
-            Err(error) => {
-                say(stream, "400 Bad Request", "").await;
-                return Err(Refused::NotWebSocket(super::shown(&error.to_string())));
-            }
-        }
-    }
-}
-
-/// Answers with a refusal and closes.
-async fn say(stream: &mut TcpStream, status: &str, headers: &str) {
-    let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
-    let goodbye = async {
-        if stream.write_all(answer.as_bytes()).await.is_ok() && stream.shutdown().await.is_ok() {
-            // closed with something unread, the answer would be lost to a reset
-            let mut rest = [0; 1024];
-            while matches!(stream.read(&mut rest).await, Ok(1..)) {}
-        }
-    };
-    let _ = timeout(GOODBYE, goodbye).await;
-}
-
-fn asks_for_media(request: &Request) -> bool {
-    let asked = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    asked
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|one| one.trim() == SUBPROTOCOL)
-}
-
-fn authorized(config: &Config, given: Option<&HeaderValue>) -> bool {
+fn authorized(config: &Config, request: &Request) -> bool {
     let Some(username) = &config.username else { return true };
-    let expected = format!("{username}:{}", config.password);
-    let given = given.and_then(|value| {
-        let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
-        let credentials = BASE64_STANDARD.decode(credentials.trim()).ok()?;
-        scheme.eq_ignore_ascii_case("basic").then_some(credentials)
-    });
-    given.is_some_and(|given| same(&given, expected.as_bytes()))
-}
-
-/// Compares in a time that does not tell how much was right.
-fn same(given: &[u8], expected: &[u8]) -> bool {
-    let digest = |bytes: &[u8]| ring::digest::digest(&ring::digest::SHA256, bytes);
-    let (given, expected) = (digest(given), digest(expected));
-    given.as_ref().iter().zip(expected.as_ref()).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
+    upgrade::is_user(request.headers(), username, &config.password)
 }
 
 /// The call's UUID and what else the query, the `v()` of the dial string, says of it.
@@ -275,7 +222,7 @@ impl Identified {
             // that ends the channel which waited for us
             return;
         }
-        say(&mut self.stream, StatusCode::SERVICE_UNAVAILABLE.to_string().as_str(), "").await;
+        upgrade::refuse(&mut self.stream, StatusCode::SERVICE_UNAVAILABLE.to_string().as_str(), "").await;
     }
 }
 
@@ -295,15 +242,15 @@ mod tests {
     }
 
     #[test]
-    fn who_may_connect() {
-        let basic = |text: &str| HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(text))).unwrap();
+    fn without_a_user_everybody_may_connect() {
+        let request = |given: &str| Request::builder().header("Authorization", given).body(()).unwrap();
         let mut config = Config::default();
-        assert!(authorized(&config, None));
+        assert!(authorized(&config, &request("")));
         (config.username, config.password) = (Some("hark".into()), "secret".into());
-        assert!(authorized(&config, Some(&basic("hark:secret"))));
-        for wrong in [None, Some(basic("hark:secre")), Some(basic("hark")), Some(HeaderValue::from_static("Basic %"))] {
-            assert!(!authorized(&config, wrong.as_ref()), "{wrong:?}");
-        }
+        // hark:secret
+        assert!(
+            authorized(&config, &request("Basic aGFyazpzZWNyZXQ=")) && !authorized(&config, &request("Basic eA=="))
+        );
         assert!(!format!("{config:?}").contains("secret"));
     }
 }

@@ -23,6 +23,8 @@ pub struct Hark {
     pub gateway: Gateway,
     /// Where it takes WebSocket connections.
     pub websocket: Option<SocketAddr>,
+    /// Where Asterisk connects to tell of calls.
+    pub ari: Option<SocketAddr>,
     pub events: Receiver,
     pub control: hark::asterisk::ari::Control,
     stop: CancellationToken,
@@ -52,11 +54,11 @@ impl Hark {
         change(&mut config);
         let app = App::bind(config).await.expect("the gateway starts");
         let gateway = Gateway { audiosocket: app.audiosocket_addr(), http: app.http_addr() };
-        let websocket = app.websocket_addr();
+        let (websocket, ari) = (app.websocket_addr(), app.ari_addr());
         let stop = CancellationToken::new();
         let control = app.control();
         let running = tokio::spawn(app.run(stop.clone()));
-        Self { gateway, websocket, events, control, stop, running, _data: data }
+        Self { gateway, websocket, ari, events, control, stop, running, _data: data }
     }
 
     pub async fn lab(&self) -> Lab {

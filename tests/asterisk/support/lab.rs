@@ -302,6 +302,18 @@ fn add_ari(etc: &Path, ari: SocketAddr) {
     std::fs::write(etc.join("extensions.conf"), plan).expect("write");
 }
 
+/// Has Asterisk connect to Hark at `to` instead of opening a port, for `kind` (persistent, per_call_config).
+pub fn add_ari_outbound(etc: &Path, to: SocketAddr, kind: &str) {
+    add_ari(etc, SocketAddr::from(([127, 0, 0, 1], 9)));
+    std::fs::write(etc.join("http.conf"), "[general]\nenabled = no\n").expect("write");
+    std::fs::write(etc.join("ari.conf"), include_str!("../../../asterisk-conf/ari-outbound/ari.conf")).expect("write");
+    let client = include_str!("../../../asterisk-conf/ari-outbound/websocket_client.conf");
+    let client = client
+        .replace("connection_type=persistent", &format!("connection_type={kind}"))
+        .replace("127.0.0.1:5003", &to.to_string());
+    std::fs::write(etc.join("websocket_client.conf"), client).expect("write");
+}
+
 fn write_configuration(dir: &Path, rootfs: &Path, sip: SocketAddr, gateway: Gateway) {
     for sub in ["etc", "varlib", "db", "keys/keys", "agi", "spool/monitor", "spool/recording", "run", "log"] {
         std::fs::create_dir_all(dir.join(sub)).expect("a directory in the lab's directory");
