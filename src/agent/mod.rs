@@ -3,6 +3,7 @@
 mod any;
 pub mod builtin;
 pub mod cascade;
+pub mod failover;
 mod health;
 pub mod json_stream;
 mod llm;
@@ -43,10 +44,10 @@ use std::sync::Arc;
 pub use any::{AnyAgent, connect};
 pub use outgoing::{Outgoing, OutgoingError, http_fault, tls_config};
 pub use route::{Overrides, Route, RouteError};
-pub use service::{Named, Service};
+pub use service::{Chain, Named, Service};
 
 pub use prompt::MAX_PROMPT;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -60,11 +61,14 @@ use crate::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Speech recognition service.
+    /// Speech recognition service, and those that take over from it, separated by commas.
+    #[serde(deserialize_with = "one_or_more")]
     pub asr_url: Option<String>,
-    /// Language model service.
+    /// Language model service, likewise.
+    #[serde(deserialize_with = "one_or_more")]
     pub llm_url: Option<String>,
-    /// Speech synthesis service.
+    /// Speech synthesis service, likewise.
+    #[serde(deserialize_with = "one_or_more")]
     pub tts_url: Option<String>,
     /// Speech-to-speech service; set: the other three are ignored.
     pub sts_url: Option<String>,
@@ -96,6 +100,12 @@ pub struct Config {
     pub llm_timeout_ms: u64,
     /// How long speech synthesis may take to its first byte, in ms.
     pub tts_timeout_ms: u64,
+    /// How long a service may keep silent before another takes over, where there is one, in ms.
+    pub failover_after_ms: u64,
+    /// After how many failures in a row a service is left alone by all calls.
+    pub breaker_failures: u32,
+    /// For how long, in s.
+    pub breaker_open_s: u64,
     /// What is said while the language model has not begun to answer, in turn; none = nothing.
     pub fillers: Vec<String>,
     /// How long after the caller's turn one is said, in ms.
@@ -132,6 +142,9 @@ impl Default for Config {
             rotate_s: 240,
             llm_timeout_ms: 60_000,
             tts_timeout_ms: 20_000,
+            failover_after_ms: 4_000,
+            breaker_failures: 3,
+            breaker_open_s: 30,
             fillers: Vec::new(),
             filler_after_ms: 1_500,
             message_ms: 20,
@@ -140,6 +153,21 @@ impl Default for Config {
             providers: Arc::default(),
         }
     }
+}
+
+/// A text, or a list of them as one.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Option::<OneOrMore>::deserialize(deserializer)? {
+        None => None,
+        Some(OneOrMore::One(text)) => Some(text),
+        Some(OneOrMore::More(texts)) => (!texts.is_empty()).then(|| texts.join(", ")),
+    })
 }
 
 impl Config {

@@ -12,6 +12,7 @@ use rustls::{
 use rustls_platform_verifier::Verifier;
 use url::{Host, Url};
 
+use super::failover::Standings;
 use crate::net;
 
 /// Node closes idle connections after 5 s: shorter, so that a pooled connection is not a dead one.
@@ -32,6 +33,8 @@ pub struct Outgoing {
     /// TLS settings of WebSocket connections.
     pub tls: Arc<ClientConfig>,
     proxies: Arc<Matcher>,
+    /// How each service is doing.
+    standings: Arc<Standings>,
     /// Whether the addresses of names are looked at: for URLs that come from outside.
     guarded: bool,
 }
@@ -86,7 +89,7 @@ impl Outgoing {
         let proxies = Arc::new(proxies);
         let http = client(&tls, connect_timeout, &proxies).build()?;
         let vendors = vendors(&tls, connect_timeout, &proxies).build()?;
-        Ok(Self { http, vendors, tls, proxies, guarded: false })
+        Ok(Self { http, vendors, tls, proxies, standings: Arc::default(), guarded: false })
     }
 
     /// The same for services whose URLs come from outside: no connection to what [`net::forbidden`] names.
@@ -97,6 +100,12 @@ impl Outgoing {
         let http = client(&self.tls, connect_timeout, &self.proxies).dns_resolver(net::Guarded).build()?;
         let vendors = vendors(&self.tls, connect_timeout, &self.proxies).dns_resolver(net::Guarded).build()?;
         Ok(Self { http, vendors, guarded: true, ..self.clone() })
+    }
+
+    /// How each service is doing, over all calls with these connections or guarded ones.
+    #[must_use]
+    pub const fn standings(&self) -> &Arc<Standings> {
+        &self.standings
     }
 
     /// Whether the addresses of names have to be looked at.

@@ -241,7 +241,7 @@ impl Line {
         self.socket = None;
         match &mut self.active {
             // nothing has come yet: the service may have been restarted since
-            Some(active) if !active.answered && !active.resent => active.resent = true,
+            Some(active) if !active.answered && !active.resent && !self.health.has_spare() => active.resent = true,
             Some(_) => self.give_up(Answer::Broken(what)),
             None => {}
         }
@@ -281,7 +281,7 @@ impl Line {
         if !self.streak.is_failing() {
             self.health.trouble(fault(self.names.unreachable, self.names.name, &error));
         }
-        let Some(pause) = self.streak.failed(2) else {
+        let Some(pause) = self.streak.failed(2).filter(|_| !self.health.has_spare()) else {
             self.give_up(Answer::Refused(error.to_string()));
             return true;
         };

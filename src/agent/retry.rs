@@ -4,7 +4,11 @@ use std::{error::Error as _, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Context, websocket::escaped};
+use super::{
+    Context,
+    health::Health,
+    websocket::{escaped, seconds},
+};
 use crate::call::Fault;
 
 /// First pause between two attempts; it doubles.
@@ -79,6 +83,8 @@ pub struct Request<'a> {
     pub url: &'a url::Url,
     /// Limit until the response headers.
     pub timeout: Duration,
+    /// Who is told of refusals.
+    pub health: &'a Health,
 }
 
 impl Request<'_> {
@@ -89,7 +95,7 @@ impl Request<'_> {
         let mut broken = 0;
         loop {
             let error = match self.attempt(body.clone()).await? {
-                Ok(response) => return checked(response).await,
+                Ok(response) => return self.checked(response).await,
                 Err(error) => error,
             };
             let text = explain(&error);
@@ -102,7 +108,7 @@ impl Request<'_> {
                     return Err(Unanswered::Broken(text));
                 }
             }
-            match streak.failed(2) {
+            match streak.failed(2).filter(|_| !self.health.has_spare()) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None if error.is_connect() => return Err(Unanswered::Refused(text)),
                 None => return Err(Unanswered::Broken(text)),
@@ -121,14 +127,15 @@ impl Request<'_> {
             .body(body);
         tokio::time::timeout(self.timeout, request.send()).await.map_err(|_| Unanswered::Timeout(self.timeout))
     }
-}
 
-async fn checked(response: reqwest::Response) -> Result<reqwest::Response, Unanswered> {
-    if response.status().is_success() {
-        return Ok(response);
+    async fn checked(&self, response: reqwest::Response) -> Result<reqwest::Response, Unanswered> {
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        self.health.answered(status, seconds(response.headers()));
+        Err(Unanswered::Status(status, error_body(response).await))
     }
-    let status = response.status().as_u16();
-    Err(Unanswered::Status(status, error_body(response).await))
 }
 
 /// The beginning of an error answer, escaped.

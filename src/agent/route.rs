@@ -5,7 +5,7 @@ use std::fmt;
 use url::Url;
 
 use super::{
-    Config, Service,
+    Chain, Config, Service,
     service::{self, Kind, Named, ServiceError},
     websocket,
 };
@@ -20,11 +20,11 @@ pub enum Route {
     /// Recognition, language model and synthesis, one after another.
     Cascade {
         /// Speech recognition.
-        asr: Service,
+        asr: Chain,
         /// Language model.
-        llm: Service,
+        llm: Chain,
         /// Speech synthesis.
-        tts: Service,
+        tts: Chain,
         /// Spoken at the start.
         greeting: Option<String>,
     },
@@ -138,13 +138,16 @@ impl Route {
             };
             return Err(RouteError::Missing { missing: names(false), set: names(true) });
         };
-        if let Some((key, _)) = services.iter().find(|(_, value)| value.is_some_and(is_builtin)) {
+        if let Some((key, _)) = services
+            .iter()
+            .find(|(_, value)| value.is_some_and(|value| service::split(value).into_iter().any(is_builtin)))
+        {
             return Err(RouteError::Mixed { key });
         }
         Ok(Self::Cascade {
-            asr: service(ASR, asr, Kind::Stt, config)?,
-            llm: service(LLM, llm, Kind::Llm, config)?,
-            tts: service(TTS, tts, Kind::Tts, config)?,
+            asr: chain(ASR, asr, overrides.asr.as_ref(), Kind::Stt, config)?,
+            llm: chain(LLM, llm, overrides.llm.as_ref(), Kind::Llm, config)?,
+            tts: chain(TTS, tts, overrides.tts.as_ref(), Kind::Tts, config)?,
             greeting,
         })
     }
@@ -199,6 +202,24 @@ fn speech_to_speech(value: &str, config: &Config, greeting: Option<String>) -> R
         }
     };
     Ok(if matches!(url.scheme(), "ws" | "wss") { Route::StsWebSocket(url) } else { Route::StsHttp(url) })
+}
+
+/// Services that stand in for one another. What a call has of its own (`own`) is one: that it names no place which nobody has looked at is
+/// made sure of as one URL.
+fn chain(
+    key: &'static str,
+    value: &str,
+    own: Option<&String>,
+    kind: Kind,
+    config: &Config,
+) -> Result<Chain, RouteError> {
+    if given(own).is_some() {
+        return service(key, value, kind, config).map(Chain::from);
+    }
+    let services = service::split(value).into_iter().map(|value| service(key, value, kind, config));
+    let chain = Chain::new(services.collect::<Result<_, _>>()?);
+    // a setting of nothing but separators
+    chain.map_or_else(|| service(key, value, kind, config).map(Chain::from), Ok)
 }
 
 /// One service; over HTTP the path of the contract stands in for an absent one.
@@ -306,9 +327,9 @@ mod tests {
     fn a_cascade_gets_the_paths_of_the_contract() {
         let config = config("", "http://asr:6010", "http://llm:6002/", "http://tts:6011/own");
         let Ok(Route::Cascade { asr, llm, tts, greeting: None }) = parse(&config) else { panic!() };
-        assert_eq!(asr.address().as_str(), "http://asr:6010/speech-to-text-stream");
-        assert_eq!(llm.address().as_str(), "http://llm:6002/prompt-stream");
-        assert_eq!(tts.address().as_str(), "http://tts:6011/own");
+        assert_eq!(asr.first().address().as_str(), "http://asr:6010/speech-to-text-stream");
+        assert_eq!(llm.first().address().as_str(), "http://llm:6002/prompt-stream");
+        assert_eq!(tts.first().address().as_str(), "http://tts:6011/own");
     }
 
     #[test]
@@ -318,7 +339,7 @@ mod tests {
             Overrides { llm: Some("http://e".to_owned()), greeting: Some("Hi".to_owned()), ..Overrides::default() };
         let Ok(Route::Cascade { asr, llm, greeting, .. }) = Route::parse(&config, &own) else { panic!() };
         assert_eq!(
-            (asr.address().host_str(), llm.address().host_str(), greeting.as_deref()),
+            (asr.first().address().host_str(), llm.first().address().host_str(), greeting.as_deref()),
             (Some("b"), Some("e"), Some("Hi"))
         );
         let own = Overrides { sts: Some("ws://f".to_owned()), ..own };
@@ -336,6 +357,21 @@ mod tests {
         assert!(bad.starts_with("agent.sts_url = \"localhost 6030\" is no URL"), "{bad}");
         let mixed = parse(&config("", "builtin:", "http://llm", "http://tts")).unwrap_err();
         assert_eq!(mixed, RouteError::Mixed { key: ASR });
+    }
+
+    #[test]
+    fn services_stand_in_for_one_another_but_those_of_a_call_do_not() {
+        let config = config("", "ws://one:1, vosk:ws://two:2", "http://llm", "http://tts/a,b");
+        let Ok(Route::Cascade { asr, tts, .. }) = parse(&config) else { panic!("no cascade") };
+        let shown: Vec<_> = asr.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["ws://one:1/", "vosk: at ws://two:2/"]);
+        assert_eq!(tts.iter().count(), 1);
+        // whoever looks at the address of such a service looks at one
+        let own = Overrides { asr: Some("http://fine/x,http://169.254.169.254/".to_owned()), ..Overrides::default() };
+        let Ok(Route::Cascade { asr, .. }) = Route::parse(&config, &own) else { panic!("no cascade") };
+        assert_eq!((asr.iter().count(), asr.first().address().host_str()), (1, Some("fine")));
+        let wrong = self::config("", "ws://one:1, festival:x, ws://us:hunter2@b", "http://llm", "http://tts");
+        assert!(!parse(&wrong).unwrap_err().to_string().contains("hunter2"));
     }
 
     #[test]

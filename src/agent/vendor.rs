@@ -81,7 +81,7 @@ impl Post<'_> {
                     return Err(Failure::Once(self.fault(self.codes.timeout, &what)));
                 }
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),
-                Ok(Ok(response)) => self.refused(response).await?,
+                Ok(Ok(response)) => self.refused(response, health).await?,
                 Ok(Err(error)) => {
                     let code = if error.is_connect() { self.codes.unreachable } else { self.codes.broken };
                     (self.fault(code, &explain(&error)), None)
@@ -94,7 +94,9 @@ impl Post<'_> {
             }
             match streak.failed(2) {
                 // one that answers is asked once more, one that is not there until the time is over
-                Some(pause) if unreachable || failures < 2 => tokio::time::sleep(wait.unwrap_or(pause)).await,
+                Some(pause) if (unreachable || failures < 2) && !health.has_spare() => {
+                    tokio::time::sleep(wait.unwrap_or(pause)).await
+                }
                 _ if unreachable => return Err(Failure::Final(Fault { code: self.codes.refused, ..fault })),
                 _ => return Err(Failure::Once(fault)),
             }
@@ -102,9 +104,14 @@ impl Post<'_> {
     }
 
     /// What a status means: `Ok` where it may pass, with how long to wait for that.
-    async fn refused(&self, response: reqwest::Response) -> Result<(Fault, Option<Duration>), Failure> {
+    async fn refused(
+        &self,
+        response: reqwest::Response,
+        health: &Health,
+    ) -> Result<(Fault, Option<Duration>), Failure> {
         let status = response.status().as_u16();
         let after = seconds(response.headers());
+        health.answered(status, after);
         let words = words(&error_body(response).await);
         let what = format_args!("it answered with status {status}: \"{words}\"{}", advice(status));
         let fault = self.fault(self.codes.of(status), &what);

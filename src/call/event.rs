@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use super::{AnsweredBy, CallId, Digit, EventId, Fault, ToolCalled, Turn, Usage};
+use super::{AnsweredBy, CallId, Digit, EventId, Fault, Replaced, ToolCalled, Turn, Usage};
 
 /// Who spoke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,6 +107,8 @@ pub enum CallEvent {
     Dtmf(Option<Digit>),
     /// A service of the call failed for good. Not one of the contract's types.
     ServiceFailed(Fault),
+    /// A service of the call failed, and another has taken its place. Not one of the contract's types.
+    ServiceReplaced(Replaced),
     /// The agent has finished, or was cut. Not one of the contract's types.
     Turn(Turn),
     /// The call's recording is whole, or as whole as it will be. Not one of the contract's types.
@@ -134,7 +136,7 @@ impl CallEvent {
             Self::Interruption => "interruption",
             Self::Transcription { .. } => "transcription",
             Self::Dtmf(_) => "dtmf_digit",
-            Self::ServiceFailed(_) => "service_failed",
+            Self::ServiceFailed(_) | Self::ServiceReplaced(_) => "service_failed",
             Self::Turn(_) => "turn",
             Self::RecordingReady(_) => "recording_ready",
             Self::ToolCalled(_) => "tool_call",

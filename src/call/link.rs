@@ -102,6 +102,17 @@ pub struct Fault {
     pub message: String,
 }
 
+/// A service that failed, and the one that has taken its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// What went wrong.
+    pub fault: Fault,
+    /// What it is called.
+    pub service: String,
+    /// What the other is called.
+    pub by: String,
+}
+
 /// What an agent reports.
 #[derive(Debug)]
 pub enum AgentEvent {
@@ -132,6 +143,8 @@ pub enum AgentEvent {
     ToolCalled(ToolCalled),
     /// What its services were used for, at the end.
     Usage(Usage),
+    /// A service has failed, and another has taken its place.
+    Replaced(Replaced),
     /// A service is in trouble; the agent works on it.
     Degraded(Fault),
     /// The trouble is over.

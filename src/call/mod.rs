@@ -25,8 +25,8 @@ pub use grid::{CATCH_UP, PERIOD};
 pub use id::{CallId, Digit, EventId, NotADigit, UtteranceId};
 pub use latency::{Latency, Timing, Turn};
 pub use link::{
-    Agent, AgentEvent, AgentInput, Cause, Command, Edge, Fault, Input, Leg, LegCommand, LegEvent, Link, Output, Say,
-    Sent,
+    Agent, AgentEvent, AgentInput, Cause, Command, Edge, Fault, Input, Leg, LegCommand, LegEvent, Link, Output,
+    Replaced, Say, Sent,
 };
 pub use machine::{Call, Mode, Setup, Stats};
 pub use playout::Budget;

@@ -145,6 +145,14 @@ fn services(config: &Config) -> Vec<(&'static str, String, Option<Url>)> {
     services
         .into_iter()
         .filter_map(|(name, url, kind)| Some((name, url?.as_str(), kind)))
+        .flat_map(|(name, text, kind)| {
+            match kind {
+                Some(Kind::Stt | Kind::Llm | Kind::Tts) => service::split(text),
+                _ => vec![text],
+            }
+            .into_iter()
+            .map(move |one| (name, one, kind))
+        })
         .filter(|(_, url, _)| !url.starts_with("builtin"))
         .map(|(name, text, kind)| match named(text, kind) {
             Some(named) => (name, named.to_string(), Some(named.base)),

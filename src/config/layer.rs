@@ -39,6 +39,8 @@ pub(super) enum Kind {
     Count,
     Number,
     Text,
+    /// A text, or a list of them.
+    TextOrList,
     List,
     /// A count, or this word.
     CountOr(&'static str),
@@ -46,6 +48,8 @@ pub(super) enum Kind {
     OneOf(&'static [&'static str]),
 }
 
+/// Settings that name a service, or several that stand in for one another.
+const SERVICES: [&str; 3] = ["agent.asr_url", "agent.llm_url", "agent.tts_url"];
 /// Settings that take certain words only.
 const WORDS: [(&str, &[&str]); 7] = [
     ("webhooks.initiate.default", &["configured", "refuse"]),
@@ -172,6 +176,7 @@ fn learnt(defaults: &str) -> Keys {
             let words = WORDS.iter().find(|(name, _)| *name == key);
             let kind = match &value {
                 _ if words.is_some() => Kind::OneOf(words.map_or(&[], |(_, words)| words)),
+                _ if SERVICES.contains(&key.as_str()) => Kind::TextOrList,
                 _ if key == "limits.media_threads" => Kind::CountOr("auto"),
                 _ if key == "webhooks.retry" || key == "retry" => Kind::CountOr("durable"),
                 toml::Value::Boolean(_) => Kind::Bool,
@@ -240,7 +245,7 @@ impl Layer {
             Kind::Bool => parse_bool(trimmed).map(ValueKind::Boolean),
             Kind::Count => trimmed.parse::<i64>().ok().filter(|n| *n >= 0).map(ValueKind::I64),
             Kind::Number => trimmed.parse::<f64>().ok().filter(|n| n.is_finite()).map(ValueKind::Float),
-            Kind::Text => Some(ValueKind::String(text.to_owned())),
+            Kind::Text | Kind::TextOrList => Some(ValueKind::String(text.to_owned())),
             Kind::List => Some(list(trimmed.split(',').map(str::trim).filter(|item| !item.is_empty()), name)),
             Kind::CountOr(word) if trimmed.eq_ignore_ascii_case(word) => Some(ValueKind::String(word.to_owned())),
             Kind::OneOf(words) => words
@@ -294,14 +299,18 @@ impl Layer {
         let Some(kind) = schema.kind(key) else { return unknown(schema, key, name, faults) };
         let shown = plain(&to_kind(value.clone()));
         let fits = match (&value, kind) {
-            (toml::Value::String(text), Kind::Text | Kind::CountOr(_) | Kind::OneOf(_)) if text.is_empty() => return,
-            (toml::Value::Boolean(_), Kind::Bool) | (toml::Value::String(_), Kind::Text) => true,
+            (toml::Value::String(text), Kind::Text | Kind::TextOrList | Kind::CountOr(_) | Kind::OneOf(_))
+                if text.is_empty() =>
+            {
+                return;
+            }
+            (toml::Value::Boolean(_), Kind::Bool) | (toml::Value::String(_), Kind::Text | Kind::TextOrList) => true,
             (toml::Value::Integer(n), Kind::Count | Kind::CountOr(_)) => *n >= 0,
             (toml::Value::String(text), Kind::CountOr(word)) => text == word,
             (toml::Value::String(text), Kind::OneOf(words)) => words.contains(&text.as_str()),
             (toml::Value::Float(n), Kind::Number) => n.is_finite(),
             (toml::Value::Integer(_), Kind::Number) => true,
-            (toml::Value::Array(items), Kind::List) => items.iter().all(toml::Value::is_str),
+            (toml::Value::Array(items), Kind::List | Kind::TextOrList) => items.iter().all(toml::Value::is_str),
             _ => false,
         };
         if fits {
@@ -343,6 +352,7 @@ fn wrong_type(schema: &Schema, key: &str, kind: Kind, name: &str, shown: &str, f
         Kind::Count => "a whole number, 0 or more".to_owned(),
         Kind::Number => "a number".to_owned(),
         Kind::Text => "a text in quotes".to_owned(),
+        Kind::TextOrList => "a text in quotes, or a list of them".to_owned(),
         Kind::List => "a list of texts".to_owned(),
         Kind::OneOf(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
         Kind::CountOr(word) => format!("a whole number or {word:?}"),

@@ -45,6 +45,9 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("agent.reconnect_ms", 0, 600_000),
     ("agent.debounce_ms", 0, 10_000),
     ("agent.rotate_s", 1, 86_400),
+    ("agent.failover_after_ms", 100, 600_000),
+    ("agent.breaker_failures", 1, 1_000),
+    ("agent.breaker_open_s", 1, 3_600),
     ("agent.llm_timeout_ms", 1, 3_600_000),
     ("agent.tts_timeout_ms", 1, 3_600_000),
     ("agent.filler_after_ms", 1, 60_000),
@@ -217,7 +220,13 @@ fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
                 None => reason,
             }),
         };
-        let Some(reason) = url.as_deref().and_then(fault) else { continue };
+        let reason = match kind {
+            Some(Kind::Stt | Kind::Llm | Kind::Tts) => {
+                url.as_deref().and_then(|text| service::split(text).into_iter().find_map(fault))
+            }
+            _ => url.as_deref().and_then(fault),
+        };
+        let Some(reason) = reason else { continue };
         let advice = match key {
             "database.url" => "Write a whole URL, e.g. postgres://hark:password@127.0.0.1:5432/hark.",
             "recording.url" => "Write a whole URL, e.g. https://files.example.org/recordings.",

@@ -62,6 +62,12 @@ enum Payload<'a> {
         code: &'a str,
         message: &'a str,
     },
+    Replaced {
+        code: &'a str,
+        message: &'a str,
+        service: &'a str,
+        taken_over_by: &'a str,
+    },
     ToolCall {
         name: &'a str,
         arguments: Value,
@@ -125,6 +131,12 @@ pub fn render(envelope: &Envelope) -> Bytes {
         },
         CallEvent::EventsLost(count) => Payload::Lost { count: *count },
         CallEvent::ServiceFailed(fault) => Payload::Fault { code: fault.code, message: &fault.message },
+        CallEvent::ServiceReplaced(replaced) => Payload::Replaced {
+            code: replaced.fault.code,
+            message: &replaced.fault.message,
+            service: &replaced.service,
+            taken_over_by: &replaced.by,
+        },
         CallEvent::Turn(turn) => {
             let part = |part: fn(Latency) -> Option<Duration>| turn.latency.and_then(part).map(millis);
             Payload::Turn {

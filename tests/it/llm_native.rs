@@ -29,7 +29,7 @@ impl Talk {
     async fn with(vendor: &'static str, config: Config, greeting: Option<&str>) -> Self {
         let mut bench = Bench::start(config.clone(), None).await;
         let model = Model::start(vendor).await;
-        bench.restart(Rate::R8K, config, greeting, |services| services.llm = model.service(""));
+        bench.restart(Rate::R8K, config, greeting, |services| services.llm = model.service("").into());
         Self { bench, model }
     }
 
@@ -206,7 +206,7 @@ async fn silence_garbage_and_a_mebibyte_fail_the_turn_only() {
     let mut bench = Bench::start(config(), None).await;
     let mut model = Model::start("openai").await;
     let short = Config { llm_timeout_ms: 80, ..config() };
-    bench.restart(Rate::R8K, short, None, |services| services.llm = model.service(""));
+    bench.restart(Rate::R8K, short, None, |services| services.llm = model.service("").into());
     bench.send(AgentInput::Dtmf(Digit::try_from('1').unwrap()));
     let silent = model.asked().await;
     assert_eq!(bench.degraded().await.code, "agent.llm.timeout");
@@ -241,7 +241,7 @@ async fn nobody_there_ends_the_call_within_the_reconnect_time() {
     let (url, _socket) = nobody();
     let value = format!("openai:m?base_url={url}v1");
     let named = crate::support::language_model::service(&value);
-    bench.restart(Rate::R8K, config(), None, |services| services.llm = named);
+    bench.restart(Rate::R8K, config(), None, |services| services.llm = named.into());
     bench.send(AgentInput::Dtmf(Digit::try_from('1').unwrap()));
     assert_eq!(bench.degraded().await.code, "agent.llm.unreachable");
     assert_eq!(bench.failed().await.code, "agent.llm.refused");

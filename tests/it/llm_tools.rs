@@ -66,7 +66,7 @@ impl Talk {
         context.about = Arc::new(json!({"from": "+49 30"}).as_object().unwrap().clone());
         let services = Services {
             asr: bench.asr.url.clone().into(),
-            llm: model.service(""),
+            llm: model.service("").into(),
             tts: bench.tts.url.clone().into(),
             greeting: None,
         };

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use hark::{
     call::{
         AnsweredBy, CallEvent, CallId, CallStatus, Digit, EndReason, Envelope, EventId, Fault, Latency, ModelUsage,
-        Recording, Role, Status, ToolCalled, Turn, Usage,
+        Recording, Replaced, Role, Status, ToolCalled, Turn, Usage,
     },
     webhook::{Config, EndpointConfig, Webhooks, catalogue, schedule::Retry},
 };
@@ -150,13 +150,18 @@ async fn every_event_is_as_its_schema_says() {
         recording(Some(Duration::from_secs(3))),
         recording(None),
         CallEvent::ServiceFailed(Fault { code: "a.b", message: "c".to_owned() }),
+        CallEvent::ServiceReplaced(Replaced {
+            fault: Fault { code: "a.b", message: "c".to_owned() },
+            service: "deepgram:nova-3".to_owned(),
+            by: "vosk:".to_owned(),
+        }),
         CallEvent::Ended(EndReason::CallerHangup),
     ] {
         let envelope = Envelope { id: EventId::new(), call, uuid, at: SystemTime::now(), event };
         webhooks.put(envelope).await.unwrap();
     }
     assert_eq!(webhooks.flush(Instant::now() + PATIENCE).await, 0);
-    let (schema, seen) = (schema(), receiver.wait_for(21).await);
+    let (schema, seen) = (schema(), receiver.wait_for(22).await);
     for seen in &seen {
         assert_eq!(fault(&seen.json(), &schema, "event"), None);
     }

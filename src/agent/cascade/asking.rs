@@ -41,13 +41,13 @@ impl Speaker {
         let mut prompt = Prompt { messages, tools: self.ctx.tools.specs() };
         for round in 1.. {
             let (text, reply) = self.ask_once(&prompt, out).await;
-            let reply = match reply {
-                Ok(reply) => reply,
+            let (reply, model) = match reply {
+                Ok(answered) => answered,
                 Err(Failure::Once(fault)) => return Ok(Some(fault)),
                 Err(Failure::Final(fault)) => return Err(fault),
             };
             if let Some(usage) = reply.usage {
-                self.meter.answered(self.llm.model(), usage);
+                self.meter.answered(model, usage);
             }
             if reply.calls.is_empty() {
                 return Ok(None);
@@ -86,7 +86,7 @@ impl Speaker {
     }
 
     /// One question; what it says goes on and is gathered.
-    async fn ask_once(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> (String, Result<Reply, Failure>) {
+    async fn ask_once(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> (String, Result<(Reply, &str), Failure>) {
         if prompt.tools.is_empty() {
             // nobody will want to know what was said
             return (String::new(), self.llm.ask(prompt, out).await);
@@ -100,8 +100,10 @@ impl Speaker {
         let passing = async {
             let mut text = String::new();
             while let Some(piece) = told.recv().await {
-                if let Piece::Text(more) = &piece {
-                    text.push_str(more);
+                match &piece {
+                    Piece::Text(more) => text.push_str(more),
+                    Piece::Resume(said) => text.clone_from(said),
+                    _ => {}
                 }
                 if out.send(piece).await.is_err() {
                     break;

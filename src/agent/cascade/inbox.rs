@@ -62,6 +62,11 @@ impl<T> Inbox<T> {
         }
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
+    }
+
     /// The oldest item, if there is one.
     pub fn try_take(&self) -> Option<T> {
         self.lock().queue.pop_front()

@@ -25,7 +25,7 @@ use self::{
     speaker::Tagged,
 };
 use super::{
-    Context, Service,
+    Chain, Context,
     stt::{self, Ends},
 };
 use crate::{
@@ -46,11 +46,11 @@ const CLOSE: Duration = Duration::from_millis(2_500);
 #[derive(Debug, Clone)]
 pub struct Services {
     /// Speech recognition.
-    pub asr: Service,
+    pub asr: Chain,
     /// Language model.
-    pub llm: Service,
+    pub llm: Chain,
     /// Speech synthesis.
-    pub tts: Service,
+    pub tts: Chain,
     /// Spoken first, and the `system` message of what the language model is asked.
     pub greeting: Option<String>,
 }

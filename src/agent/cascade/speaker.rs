@@ -386,10 +386,14 @@ pub(super) async fn opened(gate: &mut Gate) -> u32 {
 async fn cut(mut pieces: mpsc::Receiver<Piece>, items: mpsc::Sender<Item>, stamps: &Stamps) {
     let (mut citations, mut sentences) = (Citations::default(), Sentences::default());
     while let Some(piece) = pieces.recv().await {
-        if !matches!(piece, Piece::Pause | Piece::End) {
+        if !matches!(piece, Piece::Pause | Piece::End | Piece::Resume(_)) {
             stamps.note(|timing| &mut timing.token);
         }
         let found = match piece {
+            Piece::Resume(_) => {
+                (citations, sentences) = (Citations::default(), Sentences::default());
+                Vec::new()
+            }
             Piece::Pause => rest(&mut citations, &mut sentences).into_iter().map(Item::Sentence).collect(),
             Piece::End => {
                 let before = rest(&mut citations, &mut sentences).into_iter().map(Item::Sentence);

@@ -139,7 +139,7 @@ pub fn fuzz(pieces: &[&[u8]]) -> Result<(String, Vec<u8>), String> {
             match piece {
                 Piece::Text(more) => text.push_str(&more),
                 Piece::Audio(more) => audio.extend(more),
-                Piece::Pause | Piece::End => {}
+                Piece::Pause | Piece::Resume(_) | Piece::End => {}
             }
         }
     }

@@ -44,7 +44,7 @@ impl Service {
         let body =
             serde_json::to_string(&body).map_err(|error| Failure::Once(fault("agent.llm.failed", NAME, error)))?;
         let timeout = Duration::from_millis(self.ctx.config.llm_timeout_ms);
-        let request = Request { ctx: &self.ctx, url: &self.url, timeout };
+        let request = Request { ctx: &self.ctx, url: &self.url, timeout, health: &self.health };
         let trouble = |what| self.health.trouble(fault("agent.llm.unreachable", NAME, what));
         let mut response = request.post(body, trouble).await.map_err(|error| match error {
             Unanswered::Refused(_) => Failure::Final(fault("agent.llm.refused", NAME, error)),

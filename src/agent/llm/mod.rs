@@ -2,6 +2,7 @@
 
 mod answer;
 mod anthropic;
+mod chain;
 mod gemini;
 mod http;
 mod message;
@@ -10,6 +11,7 @@ mod vendor;
 mod ws;
 
 pub use answer::fuzz;
+pub use chain::Llm;
 pub use message::{Message, Prompt, Reply, Tool, ToolCall, Usage};
 use tokio::sync::mpsc;
 pub use vendor::fuzz as fuzz_vendor;
@@ -36,11 +38,13 @@ pub enum Piece {
     Pause,
     /// The same, and it is told when what came has been spoken.
     End,
+    /// What came and is no whole sentence yet is forgotten: the answer goes on behind these sentences.
+    Resume(String),
 }
 
-/// A language model.
+/// One language model.
 #[derive(Debug)]
-pub enum Llm {
+enum Model {
     /// The AVR contract.
     Http(http::Service),
     /// Hark's own contract.
@@ -49,9 +53,9 @@ pub enum Llm {
     Vendor(Box<vendor::Service>),
 }
 
-impl Llm {
+impl Model {
     /// The service, which says what it speaks by the scheme of its URL or by its vendor's name.
-    pub fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
+    fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
         let url = match service {
             Service::Url(url) => url,
             Service::Named(named) => return Ok(Self::Vendor(Box::new(vendor::Service::new(ctx, named, health)?))),
@@ -68,7 +72,7 @@ impl Llm {
     }
 
     /// Asks for an answer and hands it to `out`; the tools that it calls come with its end. Dropping the future cancels the request.
-    pub async fn ask(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> Result<Reply, Failure> {
+    async fn ask(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> Result<Reply, Failure> {
         match self {
             Self::Http(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
             Self::Ws(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
@@ -77,7 +81,7 @@ impl Llm {
     }
 
     /// What it is called in accounts.
-    pub fn model(&self) -> &str {
+    fn name(&self) -> &str {
         match self {
             Self::Vendor(service) => service.model(),
             Self::Http(_) | Self::Ws(_) => "",
@@ -85,7 +89,7 @@ impl Llm {
     }
 
     /// Sees to a connection that the next request finds open.
-    pub async fn warm(&self) {
+    async fn warm(&self) {
         if let Self::Vendor(service) = self {
             service.warm().await;
         }

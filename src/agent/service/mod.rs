@@ -1,5 +1,6 @@
 //! A service in one text: a URL, or a vendor with a model (`deepgram:nova-3?language=en`, `vosk:ws://127.0.0.1:2700`).
 
+mod chain;
 mod vendors;
 
 use std::{collections::BTreeMap, fmt};
@@ -9,7 +10,10 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use url::Url;
 
-pub use self::vendors::{VENDORS, Vendor, known};
+pub use self::{
+    chain::{Chain, place, split},
+    vendors::{VENDORS, Vendor, known},
+};
 use super::websocket;
 
 /// A part of a conversation.
@@ -23,6 +27,19 @@ pub enum Kind {
     Tts,
     /// All three in one.
     Sts,
+}
+
+impl Kind {
+    /// In one word.
+    #[must_use]
+    pub const fn short(self) -> &'static str {
+        match self {
+            Self::Stt => "stt",
+            Self::Llm => "llm",
+            Self::Tts => "tts",
+            Self::Sts => "sts",
+        }
+    }
 }
 
 impl fmt::Display for Kind {

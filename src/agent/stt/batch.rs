@@ -152,7 +152,7 @@ impl Line {
             Err(Failure::Final(fault)) => Err(fault),
             Err(Failure::Once(fault)) => {
                 self.failures += 1;
-                if self.failures >= MAX_FAILURES {
+                if self.failures >= MAX_FAILURES || self.ends.health.has_spare() {
                     return Err(fault);
                 }
                 self.ends.health.trouble(fault);

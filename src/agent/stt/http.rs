@@ -17,8 +17,10 @@ use super::{
 use crate::{
     agent::{
         Context,
+        health::Health,
         retry::{Streak, error_body, explain, fault},
         utf8::Utf8,
+        websocket::seconds,
     },
     call::Fault,
 };
@@ -30,8 +32,8 @@ const QUEUE: usize = 16;
 const ROOM: usize = 4;
 /// What is sent again when a request breaks: the newest audio that no text has come for, in pieces (3 s).
 const REPLAY: usize = 150;
-/// The same while there is no connection: all audio of a reconnect with its time-outs, in pieces (12 s).
-const REPLAY_WHILE_DOWN: usize = 600;
+/// The same while there is no connection: as much as another recogniser may have left to be heard again, in pieces (30 s).
+const REPLAY_WHILE_DOWN: usize = 1_500;
 /// What is kept of the audio before a text: the next word may have begun (400 ms).
 const KEPT_AT_TEXT: usize = 20;
 /// Quiet frames in a row after which a request may be rotated (300 ms).
@@ -157,8 +159,13 @@ impl Line {
             let _ = body.try_send(audio.into());
             self.trim(REPLAY);
         }
-        let request =
-            Request { ctx: self.ctx.clone(), url: self.url.clone(), serial: self.serial, out: self.events_in.clone() };
+        let request = Request {
+            ctx: self.ctx.clone(),
+            url: self.url.clone(),
+            serial: self.serial,
+            out: self.events_in.clone(),
+            health: self.ends.health.clone(),
+        };
         self.tasks.spawn(request.run(pieces, ended));
         self.alive += 1;
         let since = Instant::now();
@@ -204,7 +211,8 @@ impl Line {
             return Ok(());
         };
         let lived = current.since.elapsed();
-        if current.has_text || lived >= HEALTHY {
+        let spare = self.ends.health.has_spare();
+        if (current.has_text || lived >= HEALTHY) && (!spare || matches!(end, End::Orderly)) {
             tracing::info!(?end, ?lived, "the request to {NAME} ended early; a new one takes over");
             self.streak.worked();
             self.retry_at = Instant::now();
@@ -216,7 +224,7 @@ impl Line {
             End::Orderly => ("agent.stt.failed", "it ended the request at once without a text".to_owned()),
         };
         let least = if code == "agent.stt.refused" { 2 } else { 3 };
-        let Some(pause) = self.streak.failed(least) else {
+        let Some(pause) = self.streak.failed(least).filter(|_| !spare) else {
             return Err(fault(code, NAME, what));
         };
         self.ends.health.trouble(fault(code, NAME, what));
@@ -266,6 +274,7 @@ struct Request {
     url: Url,
     serial: u32,
     out: mpsc::Sender<(u32, Event)>,
+    health: Health,
 }
 
 impl Request {
@@ -304,6 +313,7 @@ impl Request {
         };
         let status = response.status();
         if !status.is_success() {
+            self.health.answered(status.as_u16(), seconds(response.headers()));
             return End::Broken(format!(
                 "it answered with status {}: \"{}\"",
                 status.as_u16(),

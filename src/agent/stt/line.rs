@@ -24,12 +24,14 @@ use crate::{
 const NAME: &str = "speech recognition";
 /// What is sent again when a connection breaks: the newest audio that no text has come for, in frames (3 s).
 const REPLAY: usize = 150;
-/// The same while there is no connection (12 s).
-const REPLAY_WHILE_DOWN: usize = 600;
+/// The same while there is no connection: as much as another recogniser may have left to be heard again (30 s).
+const REPLAY_WHILE_DOWN: usize = 1_500;
 /// Frames whose memory is taken at once.
 const FRAMES_AT_ONCE: usize = 50;
 /// What is kept of the audio before a text (400 ms).
 const KEPT_AT_TEXT: usize = 20;
+/// Codes with which sessions end that have lasted long enough, or whose server is restarted.
+const ORDERLY: [u16; 3] = [1000, 1001, 1012];
 /// A connection that lives this long was no failure, however it ends.
 const HEALTHY: Duration = Duration::from_secs(10);
 /// A service that says nothing at all for this long after the caller stopped speaking is not listening.
@@ -74,6 +76,8 @@ pub struct Line {
 enum Gone {
     /// Another may do better.
     Again(String),
+    /// The same, in order: sessions have an end.
+    Ended(String),
     /// None will.
     Final(String),
 }
@@ -238,6 +242,9 @@ impl Line {
         let ConnectError::Handshake { status, retry_after, .. } = error else {
             return self.failed("agent.stt.refused", what, None);
         };
+        if let Some(status) = status {
+            self.ends.health.answered(*status, *retry_after);
+        }
         // asking again would not make the key or the account better
         what.push_str(status.map_or("", advice));
         let code = status.map_or(CODES.refused, |status| CODES.of(status));
@@ -251,6 +258,7 @@ impl Line {
     fn gone(&self, lost: Lost) -> Gone {
         let what = self.dialect.scrub(lost.what);
         match lost.code {
+            Some(code) if ORDERLY.contains(&code) => Gone::Ended(what),
             Some(code) if self.dialect.is_final(code) => Gone::Final(what),
             _ => Gone::Again(what),
         }
@@ -368,7 +376,7 @@ impl Line {
                 }
                 Read::Fatal { what, again: true } => return Step::Gone(Gone::Again(self.dialect.scrub(what))),
                 Read::Fatal { what, again: false } => return Step::Gone(Gone::Final(self.dialect.scrub(what))),
-                Read::Done => return Step::Gone(Gone::Again("it ended the session".to_owned())),
+                Read::Done => return Step::Gone(Gone::Ended("it ended the session".to_owned())),
                 Read::Strange => self.note(text),
             }
         }
@@ -394,11 +402,13 @@ impl Line {
     }
 
     fn lost(&mut self, connection: &Connection, gone: Gone) -> Result<(), Fault> {
-        let what = match gone {
-            Gone::Again(what) => what,
+        let (what, in_order) = match gone {
+            Gone::Again(what) => (what, false),
+            Gone::Ended(what) => (what, true),
             Gone::Final(what) => return Err(fault("agent.stt.refused", NAME, what)),
         };
-        if connection.has_text || connection.since.elapsed() >= HEALTHY {
+        let worked = connection.has_text || connection.since.elapsed() >= HEALTHY;
+        if worked && (in_order || !self.ends.health.has_spare()) {
             tracing::info!(what, "the connection to {NAME} ended early; a new one takes over");
             self.streak.worked();
             self.retry_at = Instant::now();
@@ -408,7 +418,7 @@ impl Line {
     }
 
     fn failed(&mut self, code: &'static str, what: String, after: Option<Duration>) -> Result<(), Fault> {
-        let Some(pause) = self.streak.failed(3) else {
+        let Some(pause) = self.streak.failed(3).filter(|_| !self.ends.health.has_spare()) else {
             return Err(fault(code, NAME, what));
         };
         let pause = pause.max(after.unwrap_or_default());

@@ -5,10 +5,13 @@ mod batch;
 mod cutter;
 mod deepgram;
 mod dialect;
+mod echo;
 mod flux;
 mod http;
 mod joiner;
+mod kept;
 mod line;
+mod relay;
 mod scribe;
 mod soniox;
 mod speechmatics;
@@ -18,6 +21,7 @@ mod ws;
 use std::sync::Arc;
 
 pub use joiner::{Joiner, fuzz};
+pub use relay::listen;
 use tokio::sync::mpsc;
 use url::Url;
 
@@ -77,15 +81,12 @@ pub struct Ends {
     pub health: Health,
 }
 
-/// Listens until told to finish or failed; `Heard::Ended` comes last.
-pub async fn listen(ctx: Context, service: Service, ends: Ends) {
-    let heard = ends.heard.clone();
-    let end = match service {
+/// Listens by one service until told to finish, or it has failed.
+async fn listen_by(ctx: Context, service: Service, ends: Ends) -> Result<(), Fault> {
+    match service {
         Service::Url(url) => contract(ctx, url, ends).await,
         Service::Named(named) => vendor(ctx, *named, ends).await,
-    };
-    // closed: nobody wants to know any more
-    let _ = heard.send(Heard::Ended(end)).await;
+    }
 }
 
 /// A vendor's own protocol.

@@ -40,7 +40,7 @@ impl Service {
     pub async fn speak(&self, text: &str) -> Result<Speech, Failure> {
         let body = serde_json::json!({ "text": text }).to_string();
         let timeout = Duration::from_millis(self.ctx.config.tts_timeout_ms);
-        let request = Request { ctx: &self.ctx, url: &self.url, timeout };
+        let request = Request { ctx: &self.ctx, url: &self.url, timeout, health: &self.health };
         let trouble = |what| self.health.trouble(fault("agent.tts.unreachable", NAME, what));
         let response = request.post(body, trouble).await.map_err(|error| match error {
             Unanswered::Refused(_) => Failure::Final(fault("agent.tts.refused", NAME, error)),

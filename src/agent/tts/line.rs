@@ -301,7 +301,7 @@ impl Line {
         match &mut self.active {
             _ if is_final => self.give_up(Failure::Final(fault(CODES.refused, CODES.name, what))),
             // nothing has come yet: the service may have been restarted since
-            Some(active) if !active.answered && !active.resent => active.resent = true,
+            Some(active) if !active.answered && !active.resent && !self.health.has_spare() => active.resent = true,
             Some(_) => self.give_up(Failure::Once(fault(CODES.broken, CODES.name, what))),
             None => tracing::debug!(what, "{} closed an idle connection", CODES.name),
         }
@@ -352,6 +352,9 @@ impl Line {
             _ => (None, None),
         };
         let what = format!("{}{}", self.dialect.scrub(error.to_string()), status.map_or("", advice));
+        if let Some(status) = status {
+            self.health.answered(status, after);
+        }
         if let Some(status) = status.filter(|status| matches!(status, 400..=404 | 422)) {
             self.give_up(Failure::Final(fault(CODES.of(status), CODES.name, what)));
             return true;
@@ -361,7 +364,8 @@ impl Line {
         }
         let limit = Duration::from_millis(self.ctx.config.reconnect_ms);
         let pause = self.streak.failed(2).map(|pause| pause.max(after.unwrap_or_default()));
-        let Some(pause) = pause.filter(|pause| after.is_none() || *pause <= limit) else {
+        let may_wait = |pause: &Duration| !self.health.has_spare() && (after.is_none() || *pause <= limit);
+        let Some(pause) = pause.filter(may_wait) else {
             self.give_up(Failure::Final(fault(
                 status.map_or(CODES.refused, |status| CODES.of(status)),
                 CODES.name,

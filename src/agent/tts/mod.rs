@@ -2,6 +2,7 @@
 
 mod aura;
 mod cartesia;
+mod chain;
 mod dialect;
 mod elevenlabs;
 mod http;
@@ -12,6 +13,7 @@ mod rime;
 mod ws;
 mod wyoming;
 
+pub use chain::Tts;
 pub use pcm::{Pcm, fuzz};
 pub use post::number;
 
@@ -35,9 +37,9 @@ const CODES: Codes = Codes {
     broken: "agent.tts.broken",
 };
 
-/// A speech synthesis service.
+/// One speech synthesis service.
 #[derive(Debug)]
-pub enum Tts {
+enum Voice {
     /// The AVR contract.
     Http(http::Service),
     /// Hark's own contract.
@@ -68,9 +70,9 @@ pub struct Word {
     pub end: std::time::Duration,
 }
 
-/// Speech as it is being synthesised. Dropping it cancels the request.
+/// Speech as one of them synthesises it. Dropping it cancels the request.
 #[derive(Debug)]
-pub enum Speech {
+enum Speech {
     /// The AVR contract.
     Http(http::Speech),
     /// Hark's own contract.
@@ -81,9 +83,9 @@ pub enum Speech {
     Wyoming(Box<wyoming::Speech>),
 }
 
-impl Tts {
+impl Voice {
     /// The service, which says what it speaks by the scheme of its URL or by its vendor's name.
-    pub fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
+    fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
         let url = match service {
             Service::Url(url) => url,
             Service::Named(named) => return Self::vendor(ctx, *named, health),
@@ -116,7 +118,7 @@ impl Tts {
     }
 
     /// Begins to speak `text`, which must not be blank.
-    pub async fn speak(&self, text: &str) -> Result<Speech, Failure> {
+    async fn speak(&self, text: &str) -> Result<Speech, Failure> {
         match self {
             Self::Http(service) => service.speak(text).await.map(Speech::Http),
             Self::Ws(service) => service.speak(text).await.map(Speech::Ws),
@@ -129,7 +131,7 @@ impl Tts {
 
 impl Speech {
     /// More; `None` at the end. What is not asked for stays unread.
-    pub async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
+    async fn next(&mut self) -> Result<Option<Chunk>, Failure> {
         match self {
             Self::Http(speech) => Ok(speech.next().await?.map(Chunk::Samples)),
             Self::Ws(speech) => speech.next().await,

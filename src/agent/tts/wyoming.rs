@@ -70,7 +70,7 @@ impl Service {
             if !streak.is_failing() {
                 self.health.trouble(fault(CODES.unreachable, CODES.name, &error));
             }
-            match streak.failed(2) {
+            match streak.failed(2).filter(|_| !self.health.has_spare()) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(Failure::Final(fault(CODES.refused, CODES.name, error))),
             }

@@ -66,6 +66,7 @@ impl Call {
             }
             AgentEvent::ToolCalled(called) => out.push(Output::Event(CallEvent::ToolCalled(called), now)),
             AgentEvent::Usage(usage) => out.push(Output::Event(CallEvent::Usage(usage), now)),
+            AgentEvent::Replaced(replaced) => out.push(Output::Event(CallEvent::ServiceReplaced(replaced), now)),
             AgentEvent::Failed(fault) => {
                 // After the hang-up, or the agent's own, the end of the stream is in order.
                 if self.state == State::Live {

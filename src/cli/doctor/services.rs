@@ -31,7 +31,10 @@ pub(super) async fn agents(context: &Context<'_>) -> Vec<Check> {
     let services: Vec<(&str, Service)> = match Route::parse(config, &Overrides::default()) {
         Ok(Route::Builtin { .. }) => Vec::new(),
         Ok(Route::StsWebSocket(url) | Route::StsHttp(url)) => vec![("sts", url.into())],
-        Ok(Route::Cascade { asr, llm, tts, .. }) => vec![("asr", asr), ("llm", llm), ("tts", tts)],
+        Ok(Route::Cascade { asr, llm, tts, .. }) => [("asr", asr), ("llm", llm), ("tts", tts)]
+            .iter()
+            .flat_map(|(kind, chain)| chain.iter().map(|service| (*kind, service.clone())))
+            .collect(),
         Err(error) => {
             let lines = ["[agent]", "sts_url = \"ws://HOST:6030\""];
             let advice = Advice::new("set one service that does all, or all three").paste("hark.toml", lines);

@@ -45,11 +45,11 @@ fn the_websocket_listener_needs_a_port_of_its_own_and_somebody_to_ask() {
 fn vendors_have_keys_of_their_own_that_nobody_is_shown() {
     let file = "[agent]\nasr_url = \"deepgram:nova-3\"\nllm_url = \"openai:gpt-4.1-mini\"\ntts_url = \"piper:http://127.0.0.1:5000\"\n[providers.openai]\napi_key = \"hunter2\"\nbase_url = \"http://127.0.0.1:8000/v1\"\nheaders = { X-Title = \"hunter3\" }\n[profiles.german]\nagent.asr_url = \"deepgram:nova-3?language=de\"";
     let config = loaded(file, &[("DEEPGRAM_API_KEY", "hunter4")]).unwrap_or_else(|faults| panic!("{faults}"));
-    let Ok(Route::Cascade { asr: Service::Named(asr), llm: Service::Named(llm), .. }) =
-        Route::parse(&config.profiles["german"].agent, &Overrides::default())
+    let Ok(Route::Cascade { asr, llm, .. }) = Route::parse(&config.profiles["german"].agent, &Overrides::default())
     else {
-        panic!("no cascade of vendors")
+        panic!("no cascade")
     };
+    let (Service::Named(asr), Service::Named(llm)) = (asr.first(), llm.first()) else { panic!("no vendors") };
     assert_eq!((asr.key.as_ref().map(Secret::expose), asr.option("language")), (Some("hunter4"), Some("de")));
     assert_eq!((llm.base.as_str(), llm.headers.len()), ("http://127.0.0.1:8000/v1", 1));
     let shown = format!("{config:?} {:?} {asr:?} {llm:?} {:?}", config.agent, config.settings);
@@ -100,6 +100,30 @@ fn pbxs_are_read_from_variables_and_from_the_file_without_showing_passwords() {
     let wrong = "[ari]\nurl = \"pbx:8088\"\napp = \"a b\"\n[ari.pbx.b]\nurl = \"http://b\"\nping_ms = 1\nfromat = \"slin\"\n[ari.pbx.Up]\nurl = \"http://c\"";
     let told = loaded(wrong, &[]).expect_err("refused").to_string();
     for part in ["ari.url (in", "ari.app (in", "ari.pbx.b.ping_ms (in", "ari.pbx.b.fromat (in", "ari.pbx.Up.url (in"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+}
+
+#[test]
+fn services_that_stand_in_for_one_another_are_a_list_or_a_text_with_commas() {
+    let file = "[agent]\nasr_url = [\"deepgram:nova-3\", \"ws://us:hunter2@stt:1\"]\nllm_url = [\"http://llm\"]\ntts_url = \"\"\n[profiles.own]\nagent.llm_url = [\"http://one\", \"http://two\"]";
+    let variables = [("DEEPGRAM_API_KEY", "hunter2"), ("TTS_URL", "http://a/x, piper:http://b:5000")];
+    let config = loaded(file, &variables).unwrap_or_else(|faults| panic!("{faults}"));
+    let count = |agent: &crate::agent::Config| match Route::parse(agent, &Overrides::default()) {
+        Ok(Route::Cascade { asr, llm, tts, .. }) => [&asr, &llm, &tts].map(|chain| chain.iter().count()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((count(&config.agent), count(&config.profiles["own"].agent)), ([2, 1, 2], [2, 2, 2]));
+    assert!(!format!("{config:?} {:?}", config.settings).contains("hunter"), "{:?}", config.settings);
+    for (file, part) in [
+        (
+            "[agent]\nasr_url = [\"vosk\", \"festival:x\"]\nllm_url = \"http://llm\"\ntts_url = \"http://tts\"",
+            "festival",
+        ),
+        ("[agent]\nasr_url = [7]", "a list of them"),
+        ("[agent]\nasr_url = [\"vosk\", \"builtin:\"]\nllm_url = \"http://llm\"\ntts_url = \"http://tts\"", "builtin"),
+    ] {
+        let told = loaded(file, &[]).expect_err("refused").to_string();
         assert!(told.contains(part), "{part} is not in {told}");
     }
 }

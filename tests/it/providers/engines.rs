@@ -47,7 +47,7 @@ async fn spoken(voice: &str, rate: Rate) -> Vec<i16> {
     // it is still starting: connects are tried again until it has
     let settings = Config { reconnect_ms: 60_000, tts_timeout_ms: 60_000, ..config() };
     let tts = service(voice, Kind::Tts);
-    bench.restart(rate, settings, Some("Good morning, how can I help you?"), |services| services.tts = tts);
+    bench.restart(rate, settings, Some("Good morning, how can I help you?"), |services| services.tts = tts.into());
     let speech = async {
         let mut samples = Vec::new();
         loop {

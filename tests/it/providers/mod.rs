@@ -4,6 +4,7 @@
 mod engines;
 mod gateway;
 mod sdk;
+mod stt_failover;
 mod stt_faults;
 mod stt_vendors;
 mod tts_faults;

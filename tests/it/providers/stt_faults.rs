@@ -20,7 +20,7 @@ async fn listening(vendor: &Vendor) -> (Bench, Fake) {
     let fake = Fake::start().await;
     let mut bench = Bench::start(config(), None).await;
     let asr = service(&vendor.at(&fake.address), Kind::Stt);
-    bench.restart(Rate::R8K, config(), None, |services| services.asr = asr);
+    bench.restart(Rate::R8K, config(), None, |services| services.asr = asr.into());
     (bench, fake)
 }
 
@@ -233,7 +233,7 @@ async fn a_session_that_never_begins_is_given_up_for_another() {
     let mut bench = Bench::start(config(), None).await;
     let settings = hark::agent::Config { connect_timeout_ms: 200, ..config() };
     let asr = service(&ASSEMBLYAI.at(&fake.address), Kind::Stt);
-    bench.restart(Rate::R8K, settings, None, |services| services.asr = asr);
+    bench.restart(Rate::R8K, settings, None, |services| services.asr = asr.into());
     let silent = fake.accept().await;
     let fault = bench.degraded().await;
     assert!(fault.message.contains("did not begin within 200 ms"), "{fault:?}");

@@ -25,7 +25,7 @@ async fn speaking(vendor: &Vendor, greeting: Option<&str>) -> (Bench, Fake) {
     let fake = Fake::start().await;
     let mut bench = Bench::start(config(), None).await;
     let tts = service(&vendor.at(&fake.address), Kind::Tts);
-    bench.restart(Rate::R8K, config(), greeting, |services| services.tts = tts);
+    bench.restart(Rate::R8K, config(), greeting, |services| services.tts = tts.into());
     (bench, fake)
 }
 
@@ -104,7 +104,7 @@ async fn a_refused_key_or_account_is_for_good() {
         let fake = Fake::start().await;
         let mut bench = Bench::start(config(), None).await;
         let tts = service(&AURA.at(&fake.address), Kind::Tts);
-        bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = tts);
+        bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = tts.into());
         // in advance, and for the sentence
         let body = json!({"err_msg": format!("no luck with {KEY}")}).to_string();
         let fault = loop {
@@ -196,7 +196,7 @@ async fn silence_and_long_messages_do_no_harm() {
     let mut bench = Bench::start(config(), None).await;
     let settings = hark::agent::Config { tts_timeout_ms: 200, ..config() };
     let tts = service(&CARTESIA.at(&fake.address), Kind::Tts);
-    bench.restart(Rate::R8K, settings, Some("One two."), |services| services.tts = tts);
+    bench.restart(Rate::R8K, settings, Some("One two."), |services| services.tts = tts.into());
     let mut peer = fake.accept().await;
     CARTESIA.begin(&mut peer).await;
     let (_, context) = CARTESIA.sentence(&mut peer).await;
@@ -220,7 +220,7 @@ async fn openais_speech_is_tried_again_or_told() {
     let url = voice.url.clone();
     let tts = || service(&format!("openai:tts-1?base_url={url}"), Kind::Tts);
     let first = tts();
-    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = first);
+    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = first.into());
     voice.request().await.status("429 Too Many Requests\r\nRetry-After: 0", "{\"error\":{\"message\":\"slow\"}}").await;
     let audio: Vec<u8> = speech(2_400, 1).1;
     voice.request().await.answer(&[&audio]).await;
@@ -228,7 +228,7 @@ async fn openais_speech_is_tried_again_or_told() {
     assert!((770..=830).contains(&heard.len()), "{}", heard.len());
 
     let second = tts();
-    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = second);
+    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = second.into());
     let words = format!("{{\"error\":{{\"message\":\"Incorrect API key provided: {KEY}\",\"type\":\"x\"}}}}");
     voice.request().await.status("401 Unauthorized", &words).await;
     let fault = bench.failed().await;
@@ -237,14 +237,14 @@ async fn openais_speech_is_tried_again_or_told() {
 
     // an error in place of audio is not played
     let third = tts();
-    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = third);
+    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = third.into());
     voice.request().await.status("200 OK", "{\"error\":\"no such voice\"}").await;
     let fault = bench.degraded().await;
     assert!(fault.message.contains("no such voice"), "{fault:?}");
 
     // in the middle of a word
     let fourth = tts();
-    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = fourth);
+    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = fourth.into());
     let mut asked = voice.request().await;
     asked.ok().await;
     asked.chunk(&audio).await;
@@ -258,7 +258,7 @@ async fn piper_answers_with_a_wav_of_its_own_rate() {
     let mut voice = Connector::start("").await;
     let mut bench = Bench::start(config(), None).await;
     let tts = service(&format!("piper:{}?voice=en_US-joe-medium&length_scale=1.1", voice.url), Kind::Tts);
-    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = tts);
+    bench.restart(Rate::R8K, config(), Some("Hello."), |services| services.tts = tts.into());
     let mut asked = voice.request().await;
     assert!(asked.head.starts_with("POST /synthesize HTTP/1.1\r\n"), "{}", asked.head);
     assert_eq!(asked.json().await, json!({"text": "Hello.", "voice": "en_US-joe-medium", "length_scale": 1.1}));

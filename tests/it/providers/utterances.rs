@@ -72,7 +72,7 @@ async fn yielded() {
 async fn cascade(asr: &str) -> Bench {
     let mut bench = Bench::start(config(), None).await;
     let asr = service(asr, Kind::Stt);
-    bench.restart(Rate::R8K, config(), None, |services| services.asr = asr);
+    bench.restart(Rate::R8K, config(), None, |services| services.asr = asr.into());
     bench
 }
 
@@ -181,7 +181,7 @@ async fn wyoming_speaks() {
     let voice = Wyoming::start().await;
     let mut bench = Bench::start(config(), None).await;
     let tts = service(&format!("wyoming:{}?voice=joe&speaker=2", voice.address), Kind::Tts);
-    bench.restart(Rate::R8K, config(), Some("One. Two."), |services| services.tts = tts);
+    bench.restart(Rate::R8K, config(), Some("One. Two."), |services| services.tts = tts.into());
     let (samples, bytes) = speech(1_600, 3);
     for text in ["One.", "Two."] {
         let mut peer = voice.accept().await;
@@ -205,7 +205,7 @@ async fn a_wyoming_voice_that_is_not_there_is_told() {
     let address = url.as_str().trim_end_matches('/').replace("http://", "tcp://");
     let mut bench = Bench::start(config(), None).await;
     let tts = service(&format!("wyoming:{address}"), Kind::Tts);
-    bench.restart(Rate::R8K, config(), Some("One."), |services| services.tts = tts);
+    bench.restart(Rate::R8K, config(), Some("One."), |services| services.tts = tts.into());
     assert_eq!(bench.degraded().await.code, "agent.tts.unreachable");
     let fault = bench.failed().await;
     assert_eq!(fault.code, "agent.tts.refused");

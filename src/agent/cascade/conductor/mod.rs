@@ -25,14 +25,14 @@ use super::{
 use crate::{
     agent::{
         Context,
-        health::{Failure, Health, Report, Service},
+        health::{Failure, Health, News, Report, Service},
         llm::Llm,
         prompt::SystemPrompt,
         retry::fault,
         stt::{Heard, Order},
         tts::Tts,
     },
-    call::{AgentEvent, AgentInput, Digit, Fault, Role, Say},
+    call::{AgentEvent, AgentInput, Digit, Fault, Replaced, Role, Say},
 };
 
 /// Events that wait for room; audio waits elsewhere.
@@ -95,8 +95,8 @@ impl Conductor {
     /// Conducts until the call is over or a service has failed.
     pub async fn start(ctx: Context, services: Services, wiring: Wiring) {
         let health = |service| Health::new(service, wiring.reports.clone());
-        let made = Llm::new(ctx.clone(), services.llm, health(Service::Llm))
-            .and_then(|llm| Ok((llm, Tts::new(ctx.clone(), services.tts, health(Service::Tts))?)));
+        let made = Llm::new(&ctx, &services.llm, &health(Service::Llm))
+            .and_then(|llm| Ok((llm, Tts::new(&ctx, &services.tts, &health(Service::Tts))?)));
         let (llm, tts) = match made {
             Ok(made) => made,
             Err(Failure::Once(fault) | Failure::Final(fault)) => {
@@ -107,14 +107,13 @@ impl Conductor {
             }
         };
         // without a prompt the greeting is what the model is told, as AVR has it
-        let prompt = SystemPrompt::new(ctx.clone(), matches!(llm, Llm::Vendor(_)));
+        let prompt = SystemPrompt::new(ctx.clone(), llm.has_vendor());
         let prompted = prompt.is_some();
         let system = services.greeting.clone().filter(|_| !prompted);
-        let room = match llm {
-            Llm::Vendor(_) => ctx.config.history_tokens.saturating_mul(TOKEN),
-            // Express takes bodies up to 100 kB
-            Llm::Http(_) | Llm::Ws(_) => 90_000,
-        };
+        let vendors = llm.has_vendor().then(|| ctx.config.history_tokens.saturating_mul(TOKEN));
+        // Express takes bodies up to 100 kB
+        let contracts = llm.has_contract().then_some(90_000);
+        let room = vendors.into_iter().chain(contracts).min().unwrap_or_default();
         let account = Arc::new(Account::new(History::new(ctx.rate, system, room)));
         let speaker = Arc::new(Speaker {
             ctx: ctx.clone(),
@@ -229,7 +228,7 @@ impl Conductor {
                 let what = "it does not take the caller's audio as fast as it comes; the oldest is dropped";
                 return self.report(Report {
                     service: Service::Stt,
-                    fault: Some(fault("agent.stt.slow", "speech recognition", what)),
+                    news: News::Trouble(fault("agent.stt.slow", "speech recognition", what)),
                 });
             }
         };
@@ -269,22 +268,29 @@ impl Conductor {
         Flow::End
     }
 
-    fn report(&mut self, Report { service, fault }: Report) -> Flow {
+    fn report(&mut self, Report { service, news }: Report) -> Flow {
         let known = self.troubled.iter().position(|&troubled| troubled == service);
-        match (fault, known) {
-            (Some(fault), None) => {
+        match (news, known) {
+            (News::Trouble(fault), None) => {
                 tracing::warn!(code = fault.code, "{}", fault.message);
                 self.troubled.push(service);
                 self.push(AgentEvent::Degraded(fault));
             }
-            (Some(fault), Some(_)) => tracing::debug!(code = fault.code, "still in trouble: {}", fault.message),
-            (None, Some(at)) => {
+            (News::Trouble(fault), Some(_)) => {
+                tracing::debug!(code = fault.code, "still in trouble: {}", fault.message)
+            }
+            (News::Fine, Some(at)) => {
                 self.troubled.swap_remove(at);
                 if self.troubled.is_empty() {
                     self.push(AgentEvent::Restored);
                 }
             }
-            (None, None) => {}
+            (News::Fine, None) => {}
+            (News::Replaced(replaced), _) => {
+                let Replaced { fault, service, by } = &replaced;
+                tracing::warn!(code = fault.code, service, by, "{}; {by} takes over from {service}", fault.message);
+                self.push(AgentEvent::Replaced(replaced));
+            }
         }
         Flow::On
     }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{Conductor, Flow};
 use crate::agent::cascade::speaker::Stamps;
 use crate::{
-    agent::health::{Report, Service},
+    agent::health::{News, Report, Service},
     call::{AgentEvent, Fault, UtteranceId},
 };
 
@@ -143,7 +143,7 @@ impl Conductor {
                 if self.bad_turns >= MAX_BAD_TURNS {
                     return self.fail(fault);
                 }
-                self.report(Report { service: Service::Llm, fault: Some(fault) })
+                self.report(Report { service: Service::Llm, news: News::Trouble(fault) })
             }
             Err(fault) => self.fail(fault),
         }
