@@ -113,6 +113,7 @@ pub fn play(scene: &Scene) -> Outcome {
                 lead: std::time::Duration::ZERO,
                 // as app sets up a cascade whose speech recognition is at ws://
                 mode: Mode {
+                    agent_cuts: false,
                     barge_in: true,
                     deaf_while_speaking: false,
                     speech_edges: true,

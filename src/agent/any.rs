@@ -12,7 +12,7 @@ use super::{
     Context, Route,
     builtin::{Builtin, Voice},
     cascade::{Cascade, Services},
-    sts::{http::StsHttp, websocket::Sts},
+    sts::{self, http::StsHttp, websocket::Sts},
 };
 use crate::call::{Agent, AgentEvent, AgentInput, Link, Sent};
 
@@ -22,6 +22,8 @@ pub enum AnyAgent {
     Sts(Box<Sts>),
     /// Speech to speech over HTTP.
     StsHttp(Box<StsHttp>),
+    /// Speech to speech of a vendor.
+    StsVendor(Box<sts::Line>),
     /// Speech recognition, language model and speech synthesis.
     Cascade(Box<Cascade>),
     /// The embedded agent.
@@ -33,6 +35,7 @@ macro_rules! each {
         match $self {
             AnyAgent::Sts($agent) => $do,
             AnyAgent::StsHttp($agent) => $do,
+            AnyAgent::StsVendor($agent) => $do,
             AnyAgent::Cascade($agent) => $do,
             AnyAgent::Builtin($agent) => $do,
         }
@@ -45,6 +48,9 @@ pub fn connect(route: Route, context: Context, voice: &Voice) -> AnyAgent {
     match route {
         Route::StsWebSocket(url) => AnyAgent::Sts(Box::new(Sts::start(url, context))),
         Route::StsHttp(url) => AnyAgent::StsHttp(Box::new(StsHttp::start(url, context))),
+        Route::StsVendor { service, greeting } => {
+            AnyAgent::StsVendor(Box::new(sts::start(*service, context, greeting)))
+        }
         Route::Builtin { greeting } => {
             let mut context = context;
             if greeting != context.config.greeting {

@@ -89,7 +89,13 @@ impl Pipe {
         let _ = tokio::time::timeout(CLOSE, closing).await;
     }
 
-    fn poll(&mut self, cx: &mut Poller<'_>) -> Poll<Result<Got, Lost>> {
+    /// How many messages wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// The same as [`Self::next`], for who polls.
+    pub fn poll(&mut self, cx: &mut Poller<'_>) -> Poll<Result<Got, Lost>> {
         let unwritten = self.poll_write(cx);
         if unwritten.is_ok() && self.was_full && self.outgoing.len() < MAX_OUTGOING {
             self.was_full = false;

@@ -17,6 +17,13 @@ pub enum Route {
     StsWebSocket(Url),
     /// Speech to speech over HTTP (contract section 4.2).
     StsHttp(Url),
+    /// Speech to speech of a vendor.
+    StsVendor {
+        /// Which.
+        service: Box<Named>,
+        /// Spoken at the start.
+        greeting: Option<String>,
+    },
     /// Recognition, language model and synthesis, one after another.
     Cascade {
         /// Speech recognition.
@@ -158,6 +165,7 @@ impl Route {
         match self {
             Self::StsWebSocket(_) => "sts",
             Self::StsHttp(_) => "sts_http",
+            Self::StsVendor { .. } => "sts_vendor",
             Self::Cascade { .. } => "cascade",
             Self::Builtin { .. } => "builtin",
         }
@@ -170,6 +178,7 @@ impl fmt::Debug for Route {
         let mut fields = f.debug_tuple(self.kind());
         match self {
             Self::StsWebSocket(url) | Self::StsHttp(url) => fields.field(&websocket::display(url)),
+            Self::StsVendor { service, .. } => fields.field(service),
             Self::Cascade { asr, llm, tts, .. } => fields.field(asr).field(llm).field(tts),
             Self::Builtin { .. } => &mut fields,
         }
@@ -191,15 +200,7 @@ fn speech_to_speech(value: &str, config: &Config, greeting: Option<String>) -> R
     }
     let url = match service(STS, value, Kind::Sts, config)? {
         Service::Url(url) => url,
-        // no vendor has one to offer yet: the table says so
-        Service::Named(named) => {
-            let reasons = vec![format!("{} has no adapter", named.vendor.name())];
-            return Err(RouteError::Named {
-                key: STS,
-                value: without_credentials(value),
-                error: ServiceError(reasons),
-            });
-        }
+        Service::Named(service) => return Ok(Route::StsVendor { service, greeting }),
     };
     Ok(if matches!(url.scheme(), "ws" | "wss") { Route::StsWebSocket(url) } else { Route::StsHttp(url) })
 }

@@ -232,7 +232,9 @@ impl Calls {
         let own = parsed(profile.agent.sts_url.as_deref());
         let overrides = self.profiles.overrides(profile, announcement);
         let chosen = |url: &Option<String>| {
-            parsed(url.as_deref()).is_some_and(|url| own.as_ref().is_none_or(|own| own.origin() != url.origin()))
+            let own_word = url.as_deref() == profile.agent.sts_url.as_deref();
+            !own_word
+                && parsed(url.as_deref()).is_some_and(|url| own.as_ref().is_none_or(|own| own.origin() != url.origin()))
         };
         let by_receiver = [&overrides.sts, &overrides.asr, &overrides.llm, &overrides.tts].into_iter().any(chosen);
         if by_receiver { self.guarded.clone() } else { self.outgoing.clone() }
@@ -339,6 +341,15 @@ impl Drop for Live {
 fn mode(route: &Route, interrupt_listening: bool) -> Mode {
     match route {
         Route::StsWebSocket(_) | Route::StsHttp(_) => Mode::default(),
+        Route::StsVendor { service, .. } => Mode {
+            barge_in: !interrupt_listening,
+            deaf_while_speaking: interrupt_listening,
+            speech_edges: true,
+            digits_interrupt: true,
+            obeys: agent::sts::obeys(service),
+            transcribes: true,
+            agent_cuts: true,
+        },
         Route::Cascade { asr, .. } => Mode {
             barge_in: !interrupt_listening,
             deaf_while_speaking: interrupt_listening,
@@ -346,6 +357,7 @@ fn mode(route: &Route, interrupt_listening: bool) -> Mode {
             digits_interrupt: true,
             obeys: true,
             transcribes: true,
+            agent_cuts: false,
         },
         Route::Builtin { .. } => Mode {
             barge_in: !interrupt_listening,
@@ -354,6 +366,7 @@ fn mode(route: &Route, interrupt_listening: bool) -> Mode {
             digits_interrupt: true,
             obeys: true,
             transcribes: false,
+            agent_cuts: false,
         },
     }
 }

@@ -61,6 +61,7 @@ impl Plan {
         let mut rng = StdRng::seed_from_u64(seed);
         let sts = rng.random_bool(0.5);
         let mode = Mode {
+            agent_cuts: false,
             barge_in: !sts && rng.random_bool(0.8),
             deaf_while_speaking: !sts && rng.random_bool(0.2),
             speech_edges: !sts,

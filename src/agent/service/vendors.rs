@@ -77,6 +77,30 @@ const fn llm(base: Option<&'static str>) -> Offer {
     Offer { kind: Kind::Llm, base, model: None, needs: &[], takes: LLM }
 }
 
+/// What OpenAI's realtime interface takes, and Azure's.
+const REALTIME: &[&str] = &[
+    "voice",
+    "speed",
+    "transcribe",
+    "language",
+    "turn_detection",
+    "threshold",
+    "prefix_padding_ms",
+    "silence_duration_ms",
+    "idle_timeout_ms",
+    "eagerness",
+    "noise_reduction",
+    "max_output_tokens",
+    "reasoning_effort",
+    "format",
+    "dialect",
+    "api_version",
+];
+
+const fn sts(base: Option<&'static str>, model: Option<&'static str>, takes: &'static [&'static str]) -> Offer {
+    Offer { kind: Kind::Sts, base, model, needs: &[], takes }
+}
+
 /// All of them, by name.
 pub const VENDORS: &[Row] = &[
     Row {
@@ -113,10 +137,13 @@ pub const VENDORS: &[Row] = &[
         vendor: Vendor::Azure,
         name: "azure",
         key: Some("AZURE_OPENAI_API_KEY"),
-        offers: &[Offer {
-            takes: &["temperature", "top_p", "max_tokens", "reasoning_effort", "seed", "api_version"],
-            ..llm(None)
-        }],
+        offers: &[
+            Offer {
+                takes: &["temperature", "top_p", "max_tokens", "reasoning_effort", "seed", "api_version"],
+                ..llm(None)
+            },
+            sts(None, None, REALTIME),
+        ],
     },
     Row {
         vendor: Vendor::Cartesia,
@@ -227,6 +254,7 @@ pub const VENDORS: &[Row] = &[
                 needs: &[],
                 takes: &["voice", "instructions", "speed", "pcm_rate"],
             },
+            sts(Some("https://api.openai.com/v1"), Some("gpt-realtime-2.1"), REALTIME),
         ],
     },
     Row {
@@ -310,7 +338,19 @@ pub const VENDORS: &[Row] = &[
             },
         ],
     },
-    Row { vendor: Vendor::Xai, name: "xai", key: Some("XAI_API_KEY"), offers: &[llm(Some("https://api.x.ai/v1"))] },
+    Row {
+        vendor: Vendor::Xai,
+        name: "xai",
+        key: Some("XAI_API_KEY"),
+        offers: &[
+            llm(Some("https://api.x.ai/v1")),
+            sts(
+                Some("https://api.x.ai/v1"),
+                Some("grok-voice-latest"),
+                &["voice", "threshold", "prefix_padding_ms", "silence_duration_ms", "idle_timeout_ms", "format"],
+            ),
+        ],
+    },
 ];
 
 impl Vendor {

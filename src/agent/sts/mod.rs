@@ -1,12 +1,55 @@
-//! Speech-to-speech services of the AVR contract: one service listens, thinks and speaks.
+//! Speech-to-speech services: one service listens, thinks and speaks.
 //!
-//! [`websocket`] is the contract proper (JSON text, base64 audio), [`http`] its older form (raw audio both ways, no events). The
-//! wire is always s16le 8 kHz mono; `edge` converts to and from the leg's rate, once.
+//! Of the AVR contract: [`websocket`] is the contract proper (JSON text, base64 audio), [`http`] its older form (raw audio both ways, no
+//! events); their wire is always s16le 8 kHz mono, and `edge` converts to and from the leg's rate, once. Of vendors: [`line`] is what they
+//! share, and each has a small dialect of its own.
 
+mod codec;
+mod dialect;
 mod edge;
 pub mod http;
+pub mod line;
+mod openai;
+mod turns;
 pub mod websocket;
 pub mod wire;
 
 pub use http::StsHttp;
+pub use line::Line;
+use serde_json::Value;
 pub use websocket::Sts;
+
+use self::dialect::Dialect;
+use super::{Context, Named, service::Vendor};
+use crate::audio::Rate;
+
+/// Longest words of the caller that may still change, in bytes.
+const MAX_PARTIAL: usize = 16 * 1024;
+
+/// Begins a session with a vendor. The stream reports how it goes.
+#[must_use]
+pub fn start(named: Named, ctx: Context, greeting: Option<String>) -> Line {
+    let needs_prompt = !has_prompt(&named);
+    let dialect = dialect(ctx.rate, named);
+    Line::start(ctx, dialect, greeting, needs_prompt)
+}
+
+/// Whether the agent was told what it is where it was made.
+const fn has_prompt(_named: &Named) -> bool {
+    false
+}
+
+/// Whether it says what it is asked to.
+#[must_use]
+pub fn obeys(named: &Named) -> bool {
+    !matches!(named.vendor, Vendor::ElevenLabs)
+}
+
+fn dialect(rate: Rate, named: Named) -> Box<dyn Dialect> {
+    Box::new(openai::OpenAi::new(rate, named))
+}
+
+/// The value of an option: a number where it is one.
+fn number(text: &str) -> Value {
+    serde_json::from_str::<serde_json::Number>(text).map_or_else(|_| text.into(), Value::Number)
+}

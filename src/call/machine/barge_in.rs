@@ -86,6 +86,7 @@ impl Call {
         }
         let held = self.playout.is_held();
         if !self.mode.barge_in
+            || self.mode.agent_cuts
             || self.screening.is_some()
             || self.state != State::Live
             || !(held || self.is_heard_by(now))
@@ -121,7 +122,7 @@ impl Call {
         match self.policy() {
             Policy::Vad => false,
             Policy::Words => true,
-            Policy::Auto => self.partials,
+            Policy::Auto => self.partials || self.mode.agent_cuts,
         }
     }
 
@@ -163,7 +164,8 @@ impl Call {
         let since = self.held_since?;
         let patience = Duration::from_millis(self.config().resume_after_ms);
         // without words while the caller speaks, those behind it are waited for
-        let waits = self.words_decide() && !self.partials && self.voice_at > since;
+        let late = !self.partials || self.mode.agent_cuts;
+        let waits = self.words_decide() && late && self.voice_at > since;
         Some(if waits { (since.max(self.voiced_at) + patience).min(since + HOLD_LIMIT) } else { since + patience })
     }
 

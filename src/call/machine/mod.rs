@@ -67,6 +67,8 @@ pub struct Mode {
     pub obeys: bool,
     /// The agent reports the caller's words.
     pub transcribes: bool,
+    /// The agent's service says when the caller interrupts it: their voice only holds it, unless the settings say that it cuts.
+    pub agent_cuts: bool,
 }
 
 /// What a call starts with.

@@ -31,6 +31,7 @@ pub(super) async fn agents(context: &Context<'_>) -> Vec<Check> {
     let services: Vec<(&str, Service)> = match Route::parse(config, &Overrides::default()) {
         Ok(Route::Builtin { .. }) => Vec::new(),
         Ok(Route::StsWebSocket(url) | Route::StsHttp(url)) => vec![("sts", url.into())],
+        Ok(Route::StsVendor { service, .. }) => vec![("sts", Service::Named(service))],
         Ok(Route::Cascade { asr, llm, tts, .. }) => [("asr", asr), ("llm", llm), ("tts", tts)]
             .iter()
             .flat_map(|(kind, chain)| chain.iter().map(|service| (*kind, service.clone())))

@@ -4,6 +4,8 @@
 mod engines;
 mod gateway;
 mod sdk;
+mod sts_calls;
+mod sts_vendors;
 mod stt_failover;
 mod stt_faults;
 mod stt_vendors;

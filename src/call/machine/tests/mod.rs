@@ -16,6 +16,7 @@ use crate::{
 const MS: Duration = Duration::from_millis(1);
 const RATE: Rate = Rate::R8K;
 const CASCADE: Mode = Mode {
+    agent_cuts: false,
     barge_in: true,
     deaf_while_speaking: false,
     speech_edges: true,
