@@ -68,6 +68,7 @@ fn default_toml_has_every_key_of_every_struct() {
     for (section, fields) in [
         ("audiosocket", fields::<audiosocket::Config>()),
         ("ari", fields::<crate::asterisk::ari::Config>()),
+        ("ari_server", fields::<crate::asterisk::ari::server::Config>()),
         ("websocket", fields::<crate::asterisk::websocket::Config>()),
         ("rtp", fields::<crate::asterisk::rtp::Config>()),
         ("http", fields::<api::Config>()),

@@ -25,9 +25,9 @@ use crate::support::{
     sts_server::{Mode, StsServer},
 };
 
-struct World {
-    ari: FakeAri,
-    hark: Gateway,
+pub struct World {
+    pub ari: FakeAri,
+    pub hark: Gateway,
     _service: StsServer,
 }
 
@@ -38,7 +38,7 @@ impl World {
         world
     }
 
-    async fn unready(ari: FakeAri, change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn unready(ari: FakeAri, change: impl FnOnce(&mut Config)) -> Self {
         let service = StsServer::start(Mode::Echo).await;
         let hark = Gateway::with(&service.url(), |config| {
             config.ari.url = Some(format!("http://{}", ari.addr));
@@ -50,18 +50,18 @@ impl World {
         Self { ari, hark, _service: service }
     }
 
-    async fn empty(&self) {
+    pub async fn empty(&self) {
         self.ari.until("empty", FakeAri::is_empty).await;
         self.hark.until("hark_calls_active", 0).await;
     }
 
-    async fn ready(&self) -> (bool, String) {
+    pub async fn ready(&self) -> (bool, String) {
         let answer = client().get(format!("http://{}/ready", self.hark.http)).send().await.unwrap();
         (answer.status().is_success(), answer.text().await.unwrap())
     }
 
     /// Waits until `/ready` says `part`.
-    async fn unready_with(&self, part: &str) -> String {
+    pub async fn unready_with(&self, part: &str) -> String {
         let since = tokio::time::Instant::now();
         loop {
             let (ready, body) = self.ready().await;
@@ -76,7 +76,7 @@ impl World {
 
 /// Who ends a call.
 #[derive(Debug, Clone, Copy)]
-enum End {
+pub enum End {
     Caller,
     Agent,
 }
@@ -84,6 +84,11 @@ enum End {
 /// `act` befalls each request of a call's life in turn.
 async fn every_point(act: Act, end: End, media: Media) -> usize {
     let world = World::start(|config| config.ari.media = media).await;
+    each_point(&world, act, end).await
+}
+
+/// `act` befalls each request of a call's life in turn; how many there are.
+pub async fn each_point(world: &World, act: Act, end: End) -> usize {
     let ari = &world.ari;
     for point in 0..20 {
         ari.obey();
@@ -104,20 +109,22 @@ async fn every_point(act: Act, end: End, media: Media) -> usize {
     panic!("a call has no end");
 }
 
+/// What may befall a request.
+pub const ACTS: [Act; 10] = [
+    Act::Pass,
+    Act::Status(401),
+    Act::Status(403),
+    Act::Status(404),
+    Act::Status(409),
+    Act::Status(500),
+    Act::Half,
+    Act::Silence,
+    Act::Close,
+    Act::Cut,
+];
+
 async fn every_fault(end: End, media: Media) {
-    let acts = [
-        Act::Pass,
-        Act::Status(401),
-        Act::Status(403),
-        Act::Status(404),
-        Act::Status(409),
-        Act::Status(500),
-        Act::Half,
-        Act::Silence,
-        Act::Close,
-        Act::Cut,
-    ];
-    let points = futures_util::future::join_all(acts.map(|act| every_point(act, end, media))).await;
+    let points = futures_util::future::join_all(ACTS.map(|act| every_point(act, end, media))).await;
     assert!(points.iter().all(|points| *points >= 5), "too few points were reached: {points:?}");
 }
 

@@ -4,6 +4,7 @@
 mod announced;
 mod api;
 mod ari;
+mod ari_outbound;
 mod audiosocket;
 mod bad_audio;
 mod builtin;

@@ -1,5 +1,7 @@
 //! An ARI that does what it is told: channels, bridges and events of an Asterisk without an Asterisk, and the faults of a broken one.
 
+pub mod outbound;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
@@ -427,11 +429,16 @@ async fn connection(stream: TcpStream, inner: Arc<Inner>) {
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
+/// A path without identities.
+fn named(path: &[&str]) -> String {
+    let what: Vec<&str> = path.iter().copied().take(1).chain(path.iter().copied().skip(2)).collect();
+    if path.ends_with(&["externalMedia"]) { "channels/externalMedia".to_owned() } else { what.join("/") }
+}
+
 async fn serve(request: Request<Incoming>, inner: Arc<Inner>) -> Result<Response<Full<Bytes>>, std::io::Error> {
     let path = request.uri().path().trim_start_matches("/ari/").to_owned();
     let path: Vec<&str> = path.split('/').collect();
-    let what: Vec<&str> = path.iter().copied().take(1).chain(path.iter().copied().skip(2)).collect();
-    let what = if path.ends_with(&["externalMedia"]) { "channels/externalMedia".to_owned() } else { what.join("/") };
+    let what = named(&path);
     let query =
         url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
     let (status, body) = match inner.act(&format!("{} {what}", request.method())) {

@@ -27,6 +27,8 @@ use super::{PATIENCE, client};
 pub struct Gateway {
     pub audiosocket: SocketAddr,
     pub http: SocketAddr,
+    /// Where Asterisk connects to tell of calls.
+    pub ari: Option<SocketAddr>,
     _task: AbortOnDropHandle<()>,
     _data: TempDir,
 }
@@ -48,11 +50,11 @@ impl Gateway {
         config.data_dir = data.path().to_owned();
         change(&mut config);
         let app = App::bind(config).await.unwrap();
-        let (audiosocket, http) = (app.audiosocket_addr(), app.http_addr().unwrap());
+        let (audiosocket, http, ari) = (app.audiosocket_addr(), app.http_addr().unwrap(), app.ari_addr());
         let task = tokio::spawn(async move {
             app.run(CancellationToken::new()).await;
         });
-        Self { audiosocket, http, _task: AbortOnDropHandle::new(task), _data: data }
+        Self { audiosocket, http, ari, _task: AbortOnDropHandle::new(task), _data: data }
     }
 
     /// The number that `/metrics` shows under `name` (with its labels, if it has any); 0 when it shows none.
