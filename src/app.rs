@@ -10,6 +10,7 @@ mod media;
 mod outbound;
 mod profiles;
 mod recording;
+mod services;
 mod sound;
 mod turns;
 mod websocket;
@@ -34,6 +35,7 @@ use self::{
     outbound::{Answered, Outbounds},
     profiles::Profiles,
     recording::Recordings,
+    services::Services,
 };
 use crate::{
     agent::{self, Outgoing, OutgoingError, Route, RouteError, builtin::Voice, mcp::Servers},
@@ -198,7 +200,10 @@ impl App {
         let recordings = Arc::new(Recordings::start(&config, http_addr).map_err(BindError::Recorder)?);
         recordings.export(&metrics);
         let registry = Arc::new(Registry::default());
+        let services = Services::new(outgoing.standings(), &config);
+        services.export(&metrics);
         let mut state = api::State {
+            services: Some(Arc::new(services)),
             recordings: Some(recordings.dir()),
             registry: Arc::clone(&registry),
             announcements: Arc::clone(&announcements),

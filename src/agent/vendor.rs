@@ -1,4 +1,4 @@
-//! Requests over HTTP to vendors of speech services: what may pass by itself is tried again, and errors are told in their words.
+//! Requests over HTTP to vendors: what may pass by itself is tried again, and errors are told in their words.
 
 use std::time::Duration;
 
@@ -10,13 +10,15 @@ use url::Url;
 use super::{
     Context, Named,
     health::{Failure, Health},
-    retry::{Streak, error_body, explain, fault},
+    retry::{Streak, beginning, explain, fault},
     websocket::{escaped, seconds},
 };
 use crate::call::Fault;
 
 /// A vendor that is busy is waited for no longer than this: the caller waits too.
 const MAX_WAIT: Duration = Duration::from_secs(2);
+/// How much of an error's body is read.
+const ERROR_BODY: usize = 16 * 1024;
 
 /// What a kind of service is called outside.
 #[derive(Debug)]
@@ -112,7 +114,7 @@ impl Post<'_> {
         let status = response.status().as_u16();
         let after = seconds(response.headers());
         health.answered(status, after);
-        let words = words(&error_body(response).await);
+        let words = words(&beginning(response, ERROR_BODY).await);
         let what = format_args!("it answered with status {status}: \"{words}\"{}", advice(status));
         let fault = self.fault(self.codes.of(status), &what);
         match status {
@@ -125,18 +127,14 @@ impl Post<'_> {
     /// A fault in whose message no secret stands, whoever wrote it there.
     pub fn fault(&self, code: &'static str, what: &dyn std::fmt::Display) -> Fault {
         let what = self.named.scrub(what.to_string());
-        fault(code, self.codes.name, format_args!("{}: {what}", self.named.vendor.name()))
+        fault(code, self.codes.name, format_args!("{}: {what}", self.named))
     }
 }
 
-/// The vendor's words in the (escaped) beginning of an error's body.
-fn words(body: &str) -> String {
-    // escaped quotes and all: undone for the parser
-    let plain = body.replace("\\\"", "\"");
-    match serde_json::from_str::<Value>(&plain).ok().as_ref().and_then(message) {
-        Some(told) => escaped(told),
-        None => body.to_owned(),
-    }
+/// The vendor's words in the body of an error, escaped: `{"error":{"message":…}}` and its kin; else its beginning.
+fn words(body: &[u8]) -> String {
+    let told = serde_json::from_slice::<Value>(body).ok().and_then(|value| message(&value).map(str::to_owned));
+    escaped(&told.unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(512)]).into_owned()))
 }
 
 /// What an error says, wherever vendors put it.
@@ -144,9 +142,11 @@ pub fn message(value: &Value) -> Option<&str> {
     match value {
         Value::String(text) if !text.is_empty() => Some(text),
         Value::Array(values) => values.first().and_then(message),
-        Value::Object(fields) => ["error", "message", "detail", "err_msg", "msg", "reason", "description", "title"]
-            .iter()
-            .find_map(|name| fields.get(*name).and_then(message)),
+        Value::Object(fields) => {
+            ["error", "message", "detail", "err_msg", "msg", "reason", "description", "title", "type"]
+                .iter()
+                .find_map(|name| fields.get(*name).and_then(message))
+        }
         _ => None,
     }
 }
@@ -158,14 +158,18 @@ mod tests {
     #[test]
     fn the_vendors_own_words_are_found() {
         for (body, expected) in [
-            (r#"{"error":{"message":"No luck.","type":"x"}}"#, "No luck."),
-            (r#"{\"err_code\":\"X\",\"err_msg\":\"Bad key\"}"#, "Bad key"),
+            (r#"{"error":{"message":"No \"luck\".","type":"x"}}"#, r#"No \"luck\"."#),
+            (r#"{"error":"model not found"}"#, "model not found"),
+            (r#"{"object":"error","message":"old vLLM"}"#, "old vLLM"),
+            (r#"{"detail":"Not Found"}"#, "Not Found"),
+            (r#"[{"error":{"code":429,"message":"Quota"}}]"#, "Quota"),
+            (r#"{"err_code":"X","err_msg":"Bad key"}"#, "Bad key"),
             (r#"{"detail":[{"msg":"field required"}]}"#, "field required"),
             (r#"{"detail":{"status":"x","message":"voice"}}"#, "voice"),
-            ("<html>", "<html>"),
+            ("<html>\u{7}", "<html>\\u{7}"),
             ("", ""),
         ] {
-            assert_eq!(words(body), expected);
+            assert_eq!(words(body.as_bytes()), expected);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -340,8 +340,12 @@ fn refused(url: &Url, error: &tungstenite::Error) -> ConnectError {
 
 /// `Retry-After` in seconds; its form with a date is for caches.
 pub(super) fn seconds(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse::<f64>().ok()?;
-    (0.0..=86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match value.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).unwrap_or_default(),
+    };
+    (wait <= Duration::from_secs(86_400)).then_some(wait)
 }
 
 /// Text of a peer for a log line: escaped, at most 200 characters.
@@ -389,6 +393,14 @@ impl AsyncWrite for Transport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let of = |text: &str| seconds(&HeaderMap::from_iter([(header::RETRY_AFTER, text.parse().unwrap())]));
+        assert_eq!((of("1"), of("0.5")), (Some(Duration::from_secs(1)), Some(Duration::from_millis(500))));
+        assert_eq!(of("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!((of("-1"), of("soon"), of("1e300"), of("100000")), (None, None, None, None));
+    }
 
     #[test]
     fn credentials_become_basic_authorization_and_leave_the_text() {

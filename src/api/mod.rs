@@ -1,4 +1,4 @@
-//! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`, `/api/webhooks`, `/api/recordings`, `/api/calls`.
+//! The HTTP service: `/health`, `/ready`, `/metrics`, `POST /call`, `/api/webhooks`, `/api/recordings`, `/api/calls`, `/api/services`.
 
 mod announce;
 mod avr_ami;
@@ -7,6 +7,7 @@ mod ready;
 mod recordings;
 mod routes;
 mod server;
+mod services;
 mod sts_url;
 mod webhooks;
 
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 pub use ready::{NotReady, Readiness};
 use serde::Deserialize;
 pub use server::{bind, serve};
+pub use services::Services;
 pub use sts_url::with_parameters;
 
 use crate::{
@@ -92,6 +94,8 @@ pub struct State<A> {
     pub registry: Arc<Registry>,
     /// Whoever can do things with live calls.
     pub control: Option<Arc<dyn Control>>,
+    /// How the agents' services are doing, for `/api/services`.
+    pub services: Option<Arc<dyn Services>>,
     /// What `/api` wants to be told; `None`: it answers on loopback only.
     pub token: Option<Token>,
 }
@@ -110,6 +114,7 @@ impl<A> Clone for State<A> {
             recordings: self.recordings.clone(),
             registry: Arc::clone(&self.registry),
             control: self.control.clone(),
+            services: self.services.clone(),
             token: self.token.clone(),
         }
     }
@@ -131,6 +136,7 @@ impl<A: Announcements> State<A> {
             recordings: None,
             registry: Arc::default(),
             control: None,
+            services: None,
             token: None,
         }
     }

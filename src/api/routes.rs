@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::{debug, error, warn};
 
-use super::{State, announce, calls, recordings, webhooks};
+use super::{State, announce, calls, recordings, services, webhooks};
 use crate::{session::Announcements, telemetry::metrics, webhook::shown};
 
 /// Largest body of a request.
@@ -41,6 +41,7 @@ pub(super) fn router<A: Announcements>(state: State<A>) -> Router {
         .merge(webhooks::router(Arc::clone(&shared)))
         .merge(recordings::router(Arc::clone(&shared)))
         .merge(calls::router(Arc::clone(&shared)))
+        .merge(services::router(Arc::clone(&shared)))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is no such route") })
         .method_not_allowed_fallback(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED, "wrong method for this route") })
         .with_state(shared)

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+pub use prometheus_client::metrics::MetricType;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
@@ -39,6 +40,9 @@ pub struct Part {
     /// The word.
     pub part: &'static str,
 }
+
+/// Names and values of labels.
+pub type Labels = Vec<(&'static str, String)>;
 
 /// Counts by reason.
 pub type ByReason = Family<Reason, Counter<u64, AtomicU64>>;
@@ -145,6 +149,29 @@ impl Metrics {
         });
     }
 
+    /// Shows numbers that live elsewhere, one for each set of labels, asked for at each scrape. `name` goes without `hark_`, and `_total` if
+    /// they only grow.
+    pub fn register_labelled_fn(
+        &self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        read: impl Fn() -> Vec<(Labels, f64)> + Send + Sync + 'static,
+    ) {
+        self.register(name, help, move |encoder, name, help| {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (mut labels, value) in read() {
+                labels.iter_mut().for_each(|(_, value)| *value = label(value));
+                let one = family.encode_family(&labels)?;
+                match kind {
+                    MetricType::Counter => ConstCounter::new(value).encode(one)?,
+                    _ => ConstGauge::new(value).encode(one)?,
+                }
+            }
+            Ok(())
+        });
+    }
+
     fn register(
         &self,
         name: &str,
@@ -169,6 +196,11 @@ impl Metrics {
     fn lock(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A label's value as the format wants it: the library writes it as it is.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 type Encode = dyn Fn(DescriptorEncoder<'_>) -> fmt::Result + Send + Sync;
@@ -207,6 +239,12 @@ mod tests {
         metrics.register_counter_fn("webhook_lost", "Events lost", move || read.load(Relaxed));
         metrics.register_gauge_fn("webhook_queued", "Events waiting", || 0.5);
         lost.store(7, Relaxed);
+        let labelled = |name: &str, value| (vec![("service", name.to_owned()), ("kind", "stt".to_owned())], value);
+        let read = move || vec![labelled("a", 1.0), labelled("say \"b\"\n", 0.0)];
+        metrics.register_labelled_fn("service_up", "Whether it is used", MetricType::Gauge, read);
+        metrics.register_labelled_fn("service_failures", "Failures", MetricType::Counter, move || {
+            vec![labelled("a", 3.0)]
+        });
 
         let text = metrics.encode();
         for line in [
@@ -221,6 +259,9 @@ mod tests {
             "hark_webhook_lost_total 7",
             "# TYPE hark_webhook_queued gauge",
             "hark_webhook_queued 0.5",
+            "hark_service_up{service=\"a\",kind=\"stt\"} 1.0",
+            "hark_service_up{service=\"say \\\"b\\\"\\n\",kind=\"stt\"} 0.0",
+            "hark_service_failures_total{service=\"a\",kind=\"stt\"} 3.0",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line:?} is missing in\n{text}");
         }

@@ -110,6 +110,8 @@ impl Row {
 
     /// That at `at` works.
     pub fn worked(&self, at: usize) {
+        // what was refused before it worked is no reason for a failure to come
+        self.seats[at].health.answer();
         self.seats[at].standing.worked();
         self.resting()[at] = None;
     }

@@ -1,11 +1,8 @@
 //! What vendors' interfaces share: a request over HTTP, an answer of server-sent events.
 
-use std::{
-    sync::Mutex,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Mutex, time::Duration};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 use url::Url;
@@ -15,9 +12,10 @@ use crate::{
     agent::{
         Context,
         health::{Failure, Health},
-        retry::{Streak, beginning, explain, fault},
+        retry::{explain, fault},
         service::{Named, Secret, Vendor},
         sse::{Event, Events},
+        vendor::{Codes, Post},
         websocket::escaped,
     },
     call::Fault,
@@ -25,14 +23,21 @@ use crate::{
 
 /// Longest event: whole tool calls come in one.
 const MAX_EVENT: usize = 1 << 20;
-/// A vendor that is busy is waited for no longer than this: the caller waits too.
-const MAX_WAIT: Duration = Duration::from_secs(2);
 /// An idle connection is only trusted for this long: many servers close them after 5 s.
 const TRUSTED: Duration = Duration::from_secs(4);
-/// How much of an error's body is read.
-const ERROR_BODY: usize = 16 * 1024;
 /// How long opening a connection in advance may take.
 const WARM: Duration = Duration::from_secs(5);
+
+const CODES: Codes = Codes {
+    name: NAME,
+    unauthorized: "agent.llm.unauthorized",
+    quota: "agent.llm.quota",
+    timeout: "agent.llm.timeout",
+    unreachable: "agent.llm.unreachable",
+    refused: "agent.llm.refused",
+    failed: "agent.llm.failed",
+    broken: "agent.llm.broken",
+};
 
 /// Reads one answer.
 pub(super) trait Reader {
@@ -180,84 +185,34 @@ impl Service {
         Ok(reply)
     }
 
-    /// Posts until there is a successful status. What may pass by itself is tried again for the reconnect time.
+    /// Posts until there is a successful status.
     async fn post(&self, body: String) -> Result<reqwest::Response, Failure> {
-        let mut streak = Streak::new(Duration::from_millis(self.ctx.config.reconnect_ms));
-        let mut failures = 0;
         // given up in the middle, the connection is closed
         self.touched(None);
-        loop {
-            let request =
-                self.ctx.outgoing.vendors.post(self.url.clone()).headers(self.headers.clone()).body(body.clone());
-            let sent = tokio::time::timeout(self.timeout, request.send()).await;
-            let (fault, wait) = match sent {
-                Err(_) => {
-                    let what = format_args!("it did not answer within {} ms", self.timeout.as_millis());
-                    return Err(Failure::Once(self.fault("agent.llm.timeout", &what)));
-                }
-                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
-                Ok(Ok(response)) => self.refused(response).await?,
-                Ok(Err(error)) => {
-                    let code = if error.is_connect() { "agent.llm.unreachable" } else { "agent.llm.broken" };
-                    (self.fault(code, &explain(&error)), None)
-                }
-            };
-            let unreachable = fault.code == "agent.llm.unreachable";
-            failures += u32::from(!unreachable);
-            if !streak.is_failing() {
-                self.health.trouble(fault.clone());
-            }
-            match streak.failed(2) {
-                // a vendor that answers is asked once more, one that is not there until the time is over
-                Some(pause) if unreachable || failures < 2 => tokio::time::sleep(wait.unwrap_or(pause)).await,
-                _ if unreachable => {
-                    return Err(Failure::Final(Fault { code: "agent.llm.refused", ..fault }));
-                }
-                _ => return Err(Failure::Once(fault)),
-            }
-        }
+        self.request(body).send(&self.health).await
     }
 
-    /// What a status means: `Ok` where it may pass, with how long to wait for that.
-    async fn refused(&self, response: reqwest::Response) -> Result<(Fault, Option<Duration>), Failure> {
-        let status = response.status().as_u16();
-        let after = response.headers().get(RETRY_AFTER).and_then(retry_after);
-        let words = words(&beginning(response, ERROR_BODY).await);
-        let code = match status {
-            401 | 403 => "agent.llm.unauthorized",
-            402 | 429 => "agent.llm.quota",
-            408 | 504 => "agent.llm.timeout",
-            _ => "agent.llm.failed",
-        };
-        let advice = match status {
-            401 | 403 => " (check the key of this provider)",
-            404 => " (check the model and base_url)",
-            _ => "",
-        };
-        let fault = self.fault(code, &format_args!("it answered with status {status}: \"{words}\"{advice}"));
-        match status {
-            401..=404 => Err(Failure::Final(fault)),
-            408 | 409 | 425 | 429 | 500..=599 if after.is_none_or(|after| after <= MAX_WAIT) => Ok((fault, after)),
-            _ => Err(Failure::Once(fault)),
+    fn request(&self, body: String) -> Post<'_> {
+        Post {
+            ctx: &self.ctx,
+            named: &self.named,
+            codes: &CODES,
+            url: self.url.clone(),
+            headers: self.headers.clone(),
+            content_type: HeaderValue::from_static("application/json"),
+            body: body.into(),
+            timeout: self.timeout,
         }
     }
 
     /// A fault in whose message the key does not stand, whoever wrote it there.
     fn fault(&self, code: &'static str, what: &dyn std::fmt::Display) -> Fault {
-        let what = what.to_string();
-        let key = self.named.key.as_ref().map(Secret::expose);
-        let secrets = self.named.headers.values().filter_map(|value| value.to_str().ok()).chain(key);
-        let what = secrets.filter(|secret| secret.len() >= 4).fold(what, |what, secret| {
-            // as escaping may have left it
-            what.replace(secret, "***").replace(&escaped(secret), "***")
-        });
-        fault(code, NAME, format_args!("{}: {what}", self.named.model))
+        fault(code, NAME, format_args!("{}: {}", self.named, self.named.scrub(what.to_string())))
     }
 }
 
 fn headers(named: &Named) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     if named.vendor == Vendor::Anthropic {
         let version = named.option("version").unwrap_or("2023-06-01");
@@ -282,32 +237,7 @@ fn headers(named: &Named) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-fn retry_after(value: &HeaderValue) -> Option<Duration> {
-    let value = value.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let at = httpdate::parse_http_date(value).ok()?;
-    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
-/// The vendor's words in the body of an error, escaped: `{"error":{"message":…}}` and its kin; else its beginning.
-fn words(body: &[u8]) -> String {
-    let told = serde_json::from_slice::<Value>(body).ok().and_then(|value| message(&value).map(str::to_owned));
-    escaped(&told.unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(512)]).into_owned()))
-}
-
-/// What an error says, wherever vendors put it.
-pub(super) fn message(value: &Value) -> Option<&str> {
-    match value {
-        Value::String(text) if !text.is_empty() => Some(text),
-        Value::Array(values) => values.first().and_then(message),
-        Value::Object(fields) => {
-            ["error", "message", "detail", "msg", "type"].iter().find_map(|name| fields.get(*name).and_then(message))
-        }
-        _ => None,
-    }
-}
+pub(super) use crate::agent::vendor::message;
 
 /// Arguments as the object that servers want back: what was none must not come to them again.
 pub(super) fn object(arguments: &str) -> Value {
@@ -446,29 +376,5 @@ pub(super) mod tests {
             assert_eq!(headers[header], expected);
             assert!(!format!("{headers:?}").contains("secret"), "{value}");
         }
-    }
-
-    #[test]
-    fn the_vendors_own_words_are_found() {
-        for (body, expected) in [
-            (r#"{"error":{"message":"No \"luck\".","type":"x"}}"#, r#"No \"luck\"."#),
-            (r#"{"error":"model not found"}"#, "model not found"),
-            (r#"{"object":"error","message":"old vLLM"}"#, "old vLLM"),
-            (r#"{"detail":"Not Found"}"#, "Not Found"),
-            (r#"[{"error":{"code":429,"message":"Quota"}}]"#, "Quota"),
-            ("<html>\u{7}", "<html>\\u{7}"),
-            ("", ""),
-        ] {
-            assert_eq!(words(body.as_bytes()), expected);
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let of = |text: &str| retry_after(&HeaderValue::from_str(text).unwrap());
-        assert_eq!(of("1"), Some(Duration::from_secs(1)));
-        assert_eq!(of("0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(of("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert_eq!((of("-1"), of("soon"), of("1e300")), (None, None, None));
     }
 }

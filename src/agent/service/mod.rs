@@ -290,13 +290,15 @@ impl Named {
         headers
     }
 
-    /// `text` without the key, should a vendor have repeated it.
+    /// `text` without the key and what else is secret in requests, should a vendor have repeated it.
     #[must_use]
     pub fn scrub(&self, text: String) -> String {
-        match self.key.as_ref().map(Secret::expose).filter(|key| !key.is_empty() && text.contains(key)) {
-            Some(key) => text.replace(key, "***"),
-            None => text,
-        }
+        let key = self.key.as_ref().map(Secret::expose);
+        let secrets = self.headers.values().filter_map(|value| value.to_str().ok()).chain(key);
+        secrets.filter(|secret| secret.len() >= 4).fold(text, |text, secret| {
+            // as escaping may have left it
+            text.replace(secret, "***").replace(&websocket::escaped(secret), "***")
+        })
     }
 
     fn at(&self, path: &str, [plain, secure]: [&str; 2]) -> Url {

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::{Fake, providers, stt_vendors as stt, tts_vendors as tts};
 use crate::support::{
-    connector::Connector,
+    client,
+    connector::{Connector, nobody},
     gateway::{Gateway, Line, frame_of},
 };
 
@@ -98,4 +99,78 @@ async fn every_voice_is_heard_in_a_call() {
         assert!(words.iter().filter(|sample| **sample == 0x2010).count() > 1_400, "{}: {words:?}", vendor.service);
         drop(line);
     }
+}
+
+#[tokio::test]
+async fn a_call_whose_services_all_fail_once_goes_on_and_everybody_is_told() {
+    let (dead_ear, ear, dead_voice) = (Fake::start().await, Fake::start().await, Fake::start().await);
+    let (dead_llm, mut llm, mut voice) =
+        (nobody(), Connector::start("/prompt-stream").await, Connector::start("/text-to-speech-stream").await);
+    let gateway = Gateway::with(&llm.url.clone(), |config| {
+        let agent = &mut config.agent;
+        agent.sts_url = None;
+        agent.asr_url = Some(format!("{}, {}", stt::NOVA.at(&dead_ear.address), stt::VOSK.at(&ear.address)));
+        agent.llm_url = Some(format!("{}, {}", dead_llm.0, llm.url));
+        agent.tts_url = Some(format!("{}, {}", tts::AURA.at(&dead_voice.address), voice.url));
+        agent.providers = providers();
+        agent.debounce_ms = 50;
+    })
+    .await;
+    let services = || async {
+        let url = format!("http://{}/api/services", gateway.http);
+        client().get(url).send().await.unwrap().json::<serde_json::Value>().await.unwrap()
+    };
+    let before = services().await;
+    assert_eq!(before["services"].as_array().unwrap().len(), 6, "{before}");
+    assert!(before["services"].as_array().unwrap().iter().all(|service| service["state"] == "closed"), "{before}");
+
+    let mut line = Line::call(gateway.audiosocket).await;
+    let mut peer = dead_ear.accept().await;
+    stt::NOVA.begin(&mut peer).await;
+    for number in 1..=15 {
+        line.say(number).await;
+    }
+    peer.audio(160 * 10).await;
+    peer.reset();
+    let mut peer = ear.accept().await;
+    stt::VOSK.begin(&mut peer).await;
+    // all that was said, in its order
+    let heard = peer.audio(320 * 15).await;
+    let samples: Vec<i16> = heard.as_chunks::<2>().0.iter().map(|bytes| i16::from_le_bytes(*bytes)).collect();
+    let spoken: Vec<i16> = samples.into_iter().filter(|sample| *sample != 0).collect();
+    let expected = crate::support::gateway::numbered(15);
+    assert!(expected.starts_with(&spoken) && spoken.len() >= 160 * 13, "{} samples", spoken.len());
+    stt::VOSK.tell(&mut peer, (stt::VOSK.last)("hello there", 0)).await;
+    dead_voice
+        .refuse("401 Unauthorized", &json!({"err_msg": format!("no luck with {}", super::KEY)}).to_string())
+        .await;
+    answered(&mut llm, "hello there").await;
+    dead_voice
+        .refuse("401 Unauthorized", &json!({"err_msg": format!("no luck with {}", super::KEY)}).to_string())
+        .await;
+    let mut asked = voice.request().await;
+    assert_eq!(asked.json().await["text"], "All right.");
+    asked.answer(&[&[0x10, 0x20].repeat(1_600)]).await;
+    assert!(line.words(1_500).await.contains(&0x2010));
+
+    let after = services().await;
+    let of = |service: &str, kind: &str| {
+        let all = after["services"].as_array().unwrap().iter();
+        let mut found = all.filter(|one| one["kind"] == kind && one["service"].as_str().unwrap().starts_with(service));
+        found.next().unwrap_or_else(|| panic!("{service} is not in {after}")).clone()
+    };
+    assert_eq!(of("deepgram", "tts")["state"], "open", "{after}");
+    assert_eq!(of("deepgram", "tts")["last_error"]["code"], "agent.tts.unauthorized");
+    assert_eq!(of("deepgram", "stt")["consecutive_failures"], 1);
+    assert_eq!((&of("vosk", "stt")["calls"], &of("vosk", "stt")["state"]), (&json!(1), &json!("closed")));
+    assert!(!of("vosk", "stt")["last_success"].is_null());
+    assert!(!after.to_string().contains(super::KEY), "{after}");
+    let metrics = client().get(format!("http://{}/metrics", gateway.http)).send().await.unwrap().text().await.unwrap();
+    let shown = |name: &str, service: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name) && line.contains(service));
+        line.unwrap_or_else(|| panic!("{name} of {service} is not in {metrics}")).rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(shown("hark_service_up", "service=\"deepgram:aura"), "0.0");
+    assert_eq!(shown("hark_service_takeovers_total", "service=\"deepgram:nova"), "1.0");
+    drop(line);
 }

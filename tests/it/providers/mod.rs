@@ -3,12 +3,14 @@
 
 mod engines;
 mod gateway;
+mod llm_failover;
 mod sdk;
 mod sts_calls;
 mod sts_vendors;
 mod stt_failover;
 mod stt_faults;
 mod stt_vendors;
+mod tts_failover;
 mod tts_faults;
 mod tts_vendors;
 mod utterances;
