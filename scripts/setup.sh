@@ -1,9 +1,9 @@
 #!/bin/bash
 # Install what a make target needs, and say so first. Does nothing, quickly, when all of it is there.
-#   setup.sh build | demo | lint | test | fuzz
+#   setup.sh build | demo | models | lint | test | fuzz
 # System packages come from apt (through sudo where not root). Cargo tools go to ~/.cache/hark/tools, never into the clone.
 set -euo pipefail
-goal=${1:?build, demo, lint, test or fuzz}
+goal=${1:?build, demo, models, lint, test or fuzz}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/hark
 tools=$cache/tools
 export PATH=$tools/bin:$PATH
@@ -45,6 +45,10 @@ if ! have cargo; then
 fi
 want cc gcc
 [ "$goal" = demo ] && want flite flite
+if [ "$goal" = models ]; then
+  want flite flite; want espeak-ng espeak-ng
+  have pip3 || have pip || want pip3 python3-pip
+fi
 [ "$goal" = fuzz ] && want c++ g++                     # libFuzzer is C++
 if [ "$goal" = test ]; then
   want flite flite; want flock util-linux
@@ -52,6 +56,12 @@ if [ "$goal" = test ]; then
   have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
 fi
 install_packages
+# How words are pronounced: the embedded agent's voice needs it, and is tested where it can be had.
+if [ "$goal" = test ] && have apt-get; then
+  missing=(); want espeak-ng espeak-ng
+  (install_packages) || say "espeak-ng cannot be installed: the embedded agent's own voice will not be tested"
+  missing=()
+fi
 # The container image is tested where it can be: without these the test says that it was left out.
 if [ "$goal" = test ] && have apt-get; then
   missing=(); want buildah buildah; want mmdebstrap mmdebstrap; want ip iproute2

@@ -6,6 +6,7 @@ mod ari;
 mod calls;
 mod control;
 mod durable;
+mod embedded;
 mod media;
 mod outbound;
 mod profiles;
@@ -150,7 +151,9 @@ impl App {
         let connect_timeout = Duration::from_millis(config.agent.connect_timeout_ms);
         let outgoing = Outgoing::new(Arc::clone(&tls), connect_timeout)?;
         let mcp = Servers::start(&config.mcp, &outgoing.vendors);
-        let profiles = Profiles::load(&config, mcp.all()).map_err(BindError::Sound)?;
+        let engine = embedded::engine(&config).await;
+        let profiles = Profiles::load(&config, mcp.all(), engine.as_ref()).map_err(BindError::Sound)?;
+        let route = profiles.usual_route(route)?;
         let listen = |key, address| move |source| BindError::Listen { key, address, source };
         let audiosocket = audiosocket::Listener::bind(&config.audiosocket)
             .await

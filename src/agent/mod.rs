@@ -3,6 +3,7 @@
 mod any;
 pub mod builtin;
 pub mod cascade;
+pub mod embedded;
 pub mod failover;
 mod health;
 pub mod json_stream;
@@ -119,6 +120,9 @@ pub struct Config {
     /// How vendors are reached; a section of its own.
     #[serde(skip)]
     pub providers: Arc<service::Providers>,
+    /// Ears, voice and script of the embedded agent, where its models are installed.
+    #[serde(skip)]
+    pub embedded: Option<embedded::Embedded>,
 }
 
 impl Default for Config {
@@ -151,6 +155,7 @@ impl Default for Config {
             silent_after_error_ms: 10_000,
             flite: "flite".to_owned(),
             providers: Arc::default(),
+            embedded: None,
         }
     }
 }

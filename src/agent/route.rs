@@ -103,12 +103,6 @@ pub enum RouteError {
         /// What is set.
         set: String,
     },
-    /// The embedded agent is no single service.
-    #[error("{key} = \"builtin:\": the embedded agent takes the place of all services; it cannot be mixed with others")]
-    Mixed {
-        /// The setting.
-        key: &'static str,
-    },
 }
 
 const STS: &str = "agent.sts_url";
@@ -145,18 +139,36 @@ impl Route {
             };
             return Err(RouteError::Missing { missing: names(false), set: names(true) });
         };
-        if let Some((key, _)) = services
-            .iter()
-            .find(|(_, value)| value.is_some_and(|value| service::split(value).into_iter().any(is_builtin)))
-        {
-            return Err(RouteError::Mixed { key });
-        }
         Ok(Self::Cascade {
             asr: chain(ASR, asr, overrides.asr.as_ref(), Kind::Stt, config)?,
             llm: chain(LLM, llm, overrides.llm.as_ref(), Kind::Llm, config)?,
             tts: chain(TTS, tts, overrides.tts.as_ref(), Kind::Tts, config)?,
             greeting,
         })
+    }
+
+    /// The same with the embedded receptionist, where its models are there, in the place of the agent that only repeats.
+    ///
+    /// # Errors
+    /// None that is known: the embedded services need nothing.
+    pub fn receptionist(self, config: &Config) -> Result<Self, RouteError> {
+        let (Self::Builtin { greeting }, Some(embedded)) = (&self, &config.embedded) else { return Ok(self) };
+        let part = |key, kind| service(key, "builtin:", kind, config).map(Chain::from);
+        Ok(Self::Cascade {
+            asr: part(ASR, Kind::Stt)?,
+            llm: part(LLM, Kind::Llm)?,
+            tts: part(TTS, Kind::Tts)?,
+            greeting: Some(greeting.clone().unwrap_or_else(|| embedded.script.greeting())),
+        })
+    }
+
+    /// Whether it has a part of the embedded engine.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        match self {
+            Self::Cascade { asr, tts, .. } => [asr, tts].into_iter().flat_map(Chain::iter).any(Service::is_embedded),
+            _ => false,
+        }
     }
 
     /// The name of the kind, for logs and metrics.
@@ -356,8 +368,8 @@ mod tests {
         assert!(scheme.starts_with("agent.sts_url = \"ftp://***@sts/\": the scheme \"ftp\" is not known"), "{scheme}");
         let bad = sts("localhost 6030").unwrap_err().to_string();
         assert!(bad.starts_with("agent.sts_url = \"localhost 6030\" is no URL"), "{bad}");
-        let mixed = parse(&config("", "builtin:", "http://llm", "http://tts")).unwrap_err();
-        assert_eq!(mixed, RouteError::Mixed { key: ASR });
+        let Ok(mixed) = parse(&config("", "builtin:", "http://llm", "http://tts")) else { panic!() };
+        assert!(mixed.is_embedded() && mixed.kind() == "cascade");
     }
 
     #[test]

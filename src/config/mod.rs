@@ -70,6 +70,10 @@ pub struct Config {
     pub http: api::Config,
     /// The AI services.
     pub agent: agent::Config,
+    /// The embedded agent.
+    pub embedded: agent::embedded::Config,
+    /// Its models.
+    pub models: Models,
     /// The conversation.
     pub call: call::Config,
     /// What is done to the caller's audio.
@@ -94,6 +98,14 @@ pub struct Config {
     pub notices: Vec<String>,
     /// Every setting as it may be shown, by name.
     pub settings: Vec<Setting>,
+}
+
+/// The embedded agent's models.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Models {
+    /// Where they are. Read from settings it is never empty; empty: there are none.
+    pub dir: PathBuf,
 }
 
 /// Calls that we make.
@@ -290,6 +302,8 @@ impl Config {
             mcp: Vec::new(),
             http: merged.section("http", &mut faults),
             agent: merged.section("agent", &mut faults),
+            embedded: merged.section("embedded", &mut faults),
+            models: merged.section("models", &mut faults),
             call: merged.section("call", &mut faults),
             audio: merged.section("audio", &mut faults),
             recording: merged.section("recording", &mut faults),
@@ -303,6 +317,10 @@ impl Config {
             notices,
             settings: merged.settings(&schema),
         };
+        if config.models.dir.as_os_str().is_empty() {
+            let variable = |name: &str| given(&sources.env, name).map(str::to_owned);
+            config.models.dir = agent::embedded::models::usual_dir(variable, &config.data_dir);
+        }
         config.agent.providers = Arc::new(merged.section("providers", &mut faults));
         let mut config = validate::validate(config, &merged, &mut faults);
         config.webhooks.allow_hosts.clone_from(&config.routing.allow_hosts);
@@ -332,6 +350,8 @@ impl Default for Config {
             mcp: Vec::new(),
             http: api::Config::default(),
             agent: agent::Config::default(),
+            embedded: agent::embedded::Config::default(),
+            models: Models::default(),
             call: call::Config::default(),
             audio: audio::Config::default(),
             recording: recording::Config::default(),

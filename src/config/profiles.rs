@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Sections that a profile may hold keys of.
-pub(super) const SECTIONS: [&str; 4] = ["agent.", "call.", "audio.", "recording.enabled"];
+pub(super) const SECTIONS: [&str; 5] = ["agent.", "call.", "audio.", "recording.enabled", "embedded.script"];
 
 /// The settings of some calls: those of all, but for what the profile says.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +25,8 @@ pub struct Profile {
     pub audio: audio::Config,
     /// Whether they are recorded.
     pub recording: bool,
+    /// The script of the embedded agent.
+    pub script: Option<String>,
 }
 
 /// How a call came.
@@ -125,12 +127,19 @@ fn profile(name: &str, config: &super::Config, merged: &Merged, faults: &mut Fau
         call: laid.section("call", &mut found),
         audio: laid.section("audio", &mut found),
         recording: laid.section("recording", &mut found),
+        embedded: laid.section("embedded", &mut found),
         ..config.clone()
     };
     let whole = validate::validate(whole, &laid, &mut found);
     // what is wrong with the settings of all calls has been said
     faults.0.extend(found.0.into_iter().filter(|fault| fault.key.contains(&prefix)));
-    Profile { agent: whole.agent, call: whole.call, audio: whole.audio, recording: whole.recording.enabled }
+    Profile {
+        agent: whole.agent,
+        call: whole.call,
+        audio: whole.audio,
+        recording: whole.recording.enabled,
+        script: whole.embedded.script,
+    }
 }
 
 /// Adds what is wrong with the rules.

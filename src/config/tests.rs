@@ -73,6 +73,8 @@ fn default_toml_has_every_key_of_every_struct() {
         ("rtp", fields::<crate::asterisk::rtp::Config>()),
         ("http", fields::<api::Config>()),
         ("agent", fields::<agent::Config>()),
+        ("embedded", fields::<agent::embedded::Config>()),
+        ("models", fields::<Models>()),
         ("call", fields::<call::Config>()),
         ("call.vad", fields::<call::Vad>()),
         ("recording", fields::<crate::recording::Config>()),
@@ -434,12 +436,26 @@ fn settings_that_cannot_go_together_are_faults() {
 }
 
 #[test]
+fn the_embedded_agents_files_are_looked_for_and_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script.toml");
+    std::fs::write(&script, "[say]\ngreeting = \"Hi\"\ngreting = \"Hi\"\n").unwrap();
+    let wrong = faults(&[("HARK__EMBEDDED__SCRIPT", script.to_str().unwrap())]);
+    assert_eq!((wrong.0.len(), wrong.0[0].code), (1, "config.script"), "{wrong}");
+    assert!(wrong.0[0].reason.contains("say.greting: there is no such sentence"), "{wrong}");
+    std::fs::write(&script, "[say]\ngreeting = \"Hi\"\n").unwrap();
+    let config = load(&[("HARK__EMBEDDED__SCRIPT", script.to_str().unwrap()), ("HOME", "/h")]);
+    assert_eq!(config.models.dir, Path::new("/h/.local/share/hark/models"));
+    assert_eq!(load(&[("HARK__MODELS__DIR", "/m"), ("HOME", "/h")]).models.dir, Path::new("/m"));
+}
+
+#[test]
 fn a_cascade_is_whole_or_not_at_all() {
     let partial = faults(&[("ASR_URL", "http://asr:6010"), ("HARK__AGENT__TTS_URL", "http://tts:6011")]);
     assert_eq!((partial.0.len(), partial.0[0].code), (1, "config.conflict"), "{partial}");
     assert!(partial.0[0].key == "ASR_URL" && partial.0[0].reason.contains("agent.llm_url"), "{partial}");
-    let mixed = faults(&[("ASR_URL", "builtin:"), ("LLM_URL", "http://llm:1"), ("TTS_URL", "http://tts:1")]);
-    assert!(mixed.0.len() == 1 && mixed.0[0].key == "ASR_URL", "{mixed}");
+    // the embedded ears beside other services
+    load(&[("ASR_URL", "builtin:"), ("LLM_URL", "http://llm:1"), ("TTS_URL", "http://tts:1")]);
     load(&[("STS_URL", "builtin")]);
     load(&[("ASR_URL", "http://asr:6010"), ("STS_URL", "ws://sts:6030")]);
 }

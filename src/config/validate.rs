@@ -1,6 +1,6 @@
 //! What each setting must be beyond its type, and which settings cannot go together.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use url::{Host, Url};
 
@@ -12,7 +12,8 @@ use super::{
 use crate::{
     agent::{
         Named, Overrides, Route, RouteError,
-        service::{self, Kind},
+        embedded::Script,
+        service::{self, Kind, Vendor},
     },
     asterisk::ari::{Endpoint, Media, Pbx, Requests},
     webhook::Redaction,
@@ -78,6 +79,8 @@ const RANGES: &[(&str, i64, i64)] = &[
     ("webhooks.initiate.timeout_ms", 0, 600_000),
     ("webhooks.initiate.failures", 0, 1_000),
     ("webhooks.initiate.open_s", 1, 86_400),
+    ("embedded.max_calls", 0, 10_000),
+    ("embedded.threads", 0, 1_024),
     ("limits.max_calls", 1, 1_000_000),
     ("limits.media_threads", 1, 1_024),
     ("limits.shutdown_grace_s", 0, 86_400),
@@ -96,6 +99,7 @@ pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults)
     levels(&config, merged, faults);
     conversation(&config.call, merged, faults);
     providers(merged, faults);
+    script(&config, merged, faults);
     urls(&config, merged, faults);
     endpoints(&config, merged, faults);
     headers(&config, merged, faults);
@@ -180,6 +184,15 @@ fn conversation(call: &crate::call::Config, merged: &Merged, faults: &mut Faults
     }
 }
 
+/// What the embedded agent says, whether or not its models are there.
+fn script(config: &Config, merged: &Merged, faults: &mut Faults) {
+    let Some(path) = &config.embedded.script else { return };
+    if let Err(error) = Script::load(Path::new(path)) {
+        let advice = "Correct the file, or leave it out: then the script that is compiled in holds.";
+        faults.push("config.script", merged.written("embedded.script"), format!("cannot be used: {error}"), advice);
+    }
+}
+
 /// Addresses of vendors, whether or not any of them is used.
 fn providers(merged: &Merged, faults: &mut Faults) {
     let keys = merged.values.keys().filter(|key| key.starts_with(PROVIDERS) && key.ends_with(".base_url"));
@@ -212,6 +225,8 @@ fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
             _ => None,
         };
         let fault = |url: &str| match kind.zip(service::vendor_of(url)) {
+            // all of the embedded agent
+            Some((Kind::Sts, (Vendor::Builtin, ""))) => None,
             Some((kind, (vendor, rest))) => {
                 Named::parse(vendor, rest, kind, &agent.providers).err().map(|error| error.to_string())
             }
@@ -253,9 +268,6 @@ fn route(config: &Config, merged: &Merged, faults: &mut Faults) {
         Err(RouteError::Missing { missing, .. }) => {
             let set = services.iter().find(|(_, url)| url.is_some()).map_or("agent.asr_url", |(key, _)| key);
             (set, format!("is set, but {missing} is not"))
-        }
-        Err(RouteError::Mixed { key }) => {
-            (key, "takes the place of all services; it cannot be mixed with others".to_owned())
         }
         Err(other) => ("agent.sts_url", other.to_string()),
     };

@@ -19,6 +19,7 @@ mod doctor;
 mod endings;
 mod fallback;
 mod outbound;
+mod receptionist;
 mod recordings;
 mod rtp;
 mod soak;

@@ -11,7 +11,8 @@ fn the_demonstration_shows_a_call_from_beginning_to_end() {
         .args(["demo", "--save"])
         .arg(&wav)
         .current_dir(dir.path())
-        // settings of a gateway on this machine are not those of the demonstration
+        // settings of a gateway on this machine are not those of the demonstration, nor are its models
+        .env("XDG_DATA_HOME", dir.path())
         .env("PORT", "1")
         .env("STS_URL", "ws://127.0.0.1:1")
         // and what is on loopback is reached past any proxy
@@ -36,6 +37,7 @@ fn a_demonstration_cut_short_fails_with_the_reasons() {
     let output = Command::new(env!("CARGO_BIN_EXE_hark"))
         .args(["demo", "--seconds", "1"])
         .current_dir(dir.path())
+        .env("XDG_DATA_HOME", dir.path())
         .output()
         .unwrap();
     let err = String::from_utf8_lossy(&output.stderr);

@@ -18,6 +18,7 @@ mod cli;
 mod config;
 mod doctor;
 mod durable;
+mod embedded;
 mod fuzz_smoke;
 mod hostile;
 mod image;

@@ -16,7 +16,7 @@ use std::{
 use futures_core::Stream;
 use tokio::sync::oneshot;
 
-pub use self::voice::Voice;
+pub use self::voice::{Voice, flite};
 use self::{
     recorder::Recorder,
     voice::{Phrase, Speech, Spoken},

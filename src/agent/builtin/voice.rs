@@ -104,7 +104,8 @@ struct Cache {
 
 /// Why flite gave no speech.
 #[derive(Debug, thiserror::Error)]
-enum FliteError {
+pub enum FliteError {
+    /// It cannot be run.
     #[error("cannot run {program:?} ({source}): install the Debian package flite, or set agent.flite to the program")]
     Run { program: String, source: std::io::Error },
     #[error("reading the output of {program:?} failed: {source}")]
@@ -214,7 +215,8 @@ fn converted(from_hz: u32, samples: &[i16], to: Rate) -> Vec<i16> {
     out
 }
 
-async fn flite(program: &str, text: &str) -> Result<(u32, Vec<i16>), FliteError> {
+/// `text` spoken by flite: the rate and the samples.
+pub async fn flite(program: &str, text: &str) -> Result<(u32, Vec<i16>), FliteError> {
     let named = || program.to_owned();
     let mut child = Command::new(program)
         .args(["-voice", "slt", "-t", text, "-o", "/dev/stdout"])

@@ -18,8 +18,10 @@ pub use vendor::fuzz as fuzz_vendor;
 
 use super::{
     Context, Service,
+    embedded::Receptionist,
     health::{Failure, Health},
     retry::fault,
+    service::Vendor,
 };
 
 /// What it is called in messages.
@@ -51,6 +53,8 @@ enum Model {
     Ws(ws::Service),
     /// A vendor's own interface.
     Vendor(Box<vendor::Service>),
+    /// The script on this machine.
+    Embedded(Receptionist),
 }
 
 impl Model {
@@ -58,6 +62,9 @@ impl Model {
     fn new(ctx: Context, service: Service, health: Health) -> Result<Self, Failure> {
         let url = match service {
             Service::Url(url) => url,
+            Service::Named(named) if named.vendor == Vendor::Builtin => {
+                return Ok(Self::Embedded(Receptionist::new(ctx, health)));
+            }
             Service::Named(named) => return Ok(Self::Vendor(Box::new(vendor::Service::new(ctx, named, health)?))),
         };
         match url.scheme() {
@@ -77,6 +84,7 @@ impl Model {
             Self::Http(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
             Self::Ws(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
             Self::Vendor(service) => service.ask(prompt, out).await,
+            Self::Embedded(service) => service.ask(prompt, out).await,
         }
     }
 
@@ -84,7 +92,7 @@ impl Model {
     fn name(&self) -> &str {
         match self {
             Self::Vendor(service) => service.model(),
-            Self::Http(_) | Self::Ws(_) => "",
+            Self::Http(_) | Self::Ws(_) | Self::Embedded(_) => "",
         }
     }
 

@@ -132,9 +132,15 @@ impl Service {
     pub fn tells_early(&self) -> bool {
         match self {
             Self::Url(url) => url.scheme().starts_with("ws"),
-            // these two hear whole utterances
-            Self::Named(named) => !matches!(named.vendor, Vendor::OpenAi | Vendor::Wyoming),
+            // these hear whole utterances
+            Self::Named(named) => !matches!(named.vendor, Vendor::OpenAi | Vendor::Wyoming | Vendor::Builtin),
         }
+    }
+
+    /// Whether it is a part of the embedded engine.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        matches!(self, Self::Named(named) if named.vendor == Vendor::Builtin)
     }
 
     /// Whether the caller's turns are told to it, as a recogniser: when they begin and stop speaking.

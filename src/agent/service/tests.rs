@@ -55,7 +55,10 @@ fn everything_that_is_wrong_is_said_at_once_and_without_keys() {
     let told = parse("openai", Kind::Llm, &providers("openai", Some("x"), None)).unwrap_err().to_string();
     assert_eq!(told, "it names no model: write openai:MODEL");
     let told = parse("piper:x", Kind::Stt, &none).unwrap_err().to_string();
-    assert!(told.starts_with("piper cannot be speech recognition here; known are assemblyai, deepgram"), "{told}");
+    assert!(
+        told.starts_with("piper cannot be speech recognition here; known are assemblyai, builtin, deepgram"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -72,7 +75,7 @@ fn keys_and_headers_are_not_shown_and_must_fit_a_header() {
 
 #[test]
 fn what_is_no_vendor_is_left_to_urls() {
-    for value in ["http://x", "ws://x", "localhost:6030", "ftp://x", "", "builtin:", "Deepgram:x"] {
+    for value in ["http://x", "ws://x", "localhost:6030", "ftp://x", "", "Deepgram:x"] {
         assert!(vendor_of(value).is_none(), "{value}");
     }
 }

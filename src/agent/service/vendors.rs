@@ -12,6 +12,8 @@ pub enum Vendor {
     AssemblyAi,
     /// Azure OpenAI.
     Azure,
+    /// The embedded engines, on this machine.
+    Builtin,
     /// Cartesia.
     Cartesia,
     /// Deepgram.
@@ -101,6 +103,11 @@ const fn sts(base: Option<&'static str>, model: Option<&'static str>, takes: &'s
     Offer { kind: Kind::Sts, base, model, needs: &[], takes }
 }
 
+/// The embedded engines: there is nothing to choose, and nowhere to go.
+const fn here(kind: Kind) -> Offer {
+    Offer { kind, base: Some("tcp://localhost"), model: NO_MODEL, needs: &[], takes: &[] }
+}
+
 /// All of them, by name.
 pub const VENDORS: &[Row] = &[
     Row {
@@ -144,6 +151,12 @@ pub const VENDORS: &[Row] = &[
             },
             sts(None, None, REALTIME),
         ],
+    },
+    Row {
+        vendor: Vendor::Builtin,
+        name: "builtin",
+        key: None,
+        offers: &[here(Kind::Stt), here(Kind::Llm), here(Kind::Tts)],
     },
     Row {
         vendor: Vendor::Cartesia,

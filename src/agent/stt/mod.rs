@@ -99,7 +99,7 @@ async fn vendor(ctx: Context, named: Named, ends: Ends) -> Result<(), Fault> {
         Vendor::AssemblyAi => Box::new(assemblyai::AssemblyAi::new(&ctx, named)),
         Vendor::Speechmatics => Box::new(speechmatics::Speechmatics::new(&ctx, named)),
         Vendor::ElevenLabs => Box::new(scribe::Scribe::new(&ctx, named)),
-        Vendor::OpenAi | Vendor::Wyoming => return batch::Line::new(ctx, named, ends).run().await,
+        Vendor::OpenAi | Vendor::Wyoming | Vendor::Builtin => return batch::Line::new(ctx, named, ends).run().await,
         other => {
             let what = format_args!("there is no adapter for {}", other.name());
             return Err(fault("agent.stt.vendor", "speech recognition", what));

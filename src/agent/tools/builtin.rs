@@ -26,12 +26,14 @@ pub enum Builtin {
     CollectDigits,
     PauseRecording,
     SetVariable,
+    TakeMessage,
 }
 
 /// What a call of one comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deed {
-    pub request: Request,
+    /// What is asked of the call; none: that it was called, which is an event, is all.
+    pub request: Option<Request>,
     /// Only when what was said before has been heard.
     pub last: bool,
     /// What the model is told when it is done.
@@ -39,13 +41,14 @@ pub struct Deed {
 }
 
 /// The names there are, those of AVR's tools after our own.
-pub const NAMES: [(&str, Builtin); 8] = [
+pub const NAMES: [(&str, Builtin); 9] = [
     ("hangup", Builtin::Hangup),
     ("transfer", Builtin::Transfer),
     ("send_dtmf", Builtin::SendDtmf),
     ("collect_digits", Builtin::CollectDigits),
     ("pause_recording", Builtin::PauseRecording),
     ("set_variable", Builtin::SetVariable),
+    ("take_message", Builtin::TakeMessage),
     ("avr_hangup", Builtin::Hangup),
     ("avr_transfer", Builtin::Transfer),
 ];
@@ -90,6 +93,16 @@ impl Builtin {
                 json!({"name": {"type": "string"}, "value": {"type": "string"}}),
                 json!(["name", "value"]),
             ),
+            Self::TakeMessage => (
+                "Keep a message of the caller's for somebody. Ask for what is missing first, and read it back.",
+                json!({
+                    "name": {"type": "string", "description": "The caller's name"},
+                    "number": {"type": "string", "description": "Where they can be reached"},
+                    "message": {"type": "string"},
+                    "for": {"type": ["string", "null"], "description": "Whom it is for"},
+                }),
+                json!(["message"]),
+            ),
         };
         let parameters =
             json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
@@ -127,13 +140,14 @@ impl Builtin {
 
     /// What these arguments ask for; `Err` is told to the model.
     pub fn decide(self, arguments: &Value, places: &[Place]) -> Result<Deed, String> {
-        let deed = |request, done| Deed { request, last: false, done };
+        let deed = |request, done| Deed { request: Some(request), last: false, done };
         Ok(match self {
             Self::Hangup => {
-                Deed { request: Request::Hangup { cause: None, now: false }, last: true, done: "The call is over." }
+                let request = Some(Request::Hangup { cause: None, now: false });
+                Deed { request, last: true, done: "The call is over." }
             }
             Self::Transfer => Deed {
-                request: Request::Transfer(place(read(arguments)?, places)?),
+                request: Some(Request::Transfer(place(read(arguments)?, places)?)),
                 last: true,
                 done: "The caller has been transferred.",
             },
@@ -164,6 +178,13 @@ impl Builtin {
                     ));
                 }
                 deed(Request::Variable(name, value), "It is set.")
+            }
+            Self::TakeMessage => {
+                let Taken { message, .. } = read(arguments)?;
+                if message.trim().is_empty() {
+                    return Err("the message is empty: ask for it".to_owned());
+                }
+                Deed { request: None, last: false, done: "The message is kept." }
             }
         })
     }
@@ -239,6 +260,18 @@ struct Numbers {
 #[derive(Deserialize)]
 struct Pause {
     paused: bool,
+}
+
+/// What is written down stands in the event; here it is only looked at.
+#[derive(Deserialize)]
+struct Taken {
+    message: String,
+    #[serde(default, rename = "name")]
+    _name: Option<String>,
+    #[serde(default, rename = "number")]
+    _number: Option<Value>,
+    #[serde(default, rename = "for")]
+    _to: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -335,7 +368,7 @@ mod tests {
 
     fn transferred(arguments: Value) -> Result<Target, String> {
         Builtin::Transfer.decide(&arguments, &places()).map(|deed| match deed.request {
-            Request::Transfer(target) => target,
+            Some(Request::Transfer(target)) => target,
             other => panic!("{other:?}"),
         })
     }
@@ -378,26 +411,27 @@ mod tests {
     fn arguments_become_requests() {
         let request = |builtin: Builtin, arguments| builtin.decide(&arguments, &[]).map(|deed| deed.request);
         let keys = |keys: &str| keys.chars().map(|c| Digit::try_from(c).unwrap()).collect();
-        assert_eq!(request(Builtin::SendDtmf, json!({"digits": "1 2#"})), Ok(Request::Dtmf(keys("12#"))));
+        assert_eq!(request(Builtin::SendDtmf, json!({"digits": "1 2#"})), Ok(Some(Request::Dtmf(keys("12#")))));
         assert!(request(Builtin::SendDtmf, json!({"digits": "12x"})).is_err());
         assert!(request(Builtin::SendDtmf, json!({"digits": ""})).is_err());
-        assert_eq!(request(Builtin::PauseRecording, json!({"paused": true})), Ok(Request::Record(false)));
+        assert_eq!(request(Builtin::PauseRecording, json!({"paused": true})), Ok(Some(Request::Record(false))));
         assert_eq!(
             request(Builtin::SetVariable, json!({"name": "RESULT", "value": 7})),
-            Ok(Request::Variable("RESULT".to_owned(), "7".to_owned()))
+            Ok(Some(Request::Variable("RESULT".to_owned(), "7".to_owned())))
         );
         assert!(request(Builtin::SetVariable, json!({"name": "SHELL(reboot)", "value": "x"})).is_err());
         assert!(request(Builtin::SetVariable, json!({"name": "A", "value": "x\ny"})).is_err());
-        let Ok(Request::Collect(Some(how))) = request(Builtin::CollectDigits, json!({"max": 4, "terminator": "#"}))
-        else {
-            panic!()
-        };
+        let collected = request(Builtin::CollectDigits, json!({"max": 4, "terminator": "#"}));
+        let Ok(Some(Request::Collect(Some(how)))) = collected else { panic!() };
         assert_eq!((how.min, how.max, how.once, how.terminator), (1, 4, true, Digit::try_from('#').ok()));
         for wrong in [json!({"max": 0}), json!({"max": 3, "min": 4}), json!({"max": 1, "terminator": "##"}), json!({})]
         {
             assert!(request(Builtin::CollectDigits, wrong.clone()).is_err(), "{wrong}");
         }
         assert!(Builtin::Hangup.decide(&json!({}), &[]).unwrap().last);
+        let message = json!({"name": "Bob", "number": 5551234, "message": "Hi.", "for": null});
+        assert_eq!(request(Builtin::TakeMessage, message), Ok(None));
+        assert!(request(Builtin::TakeMessage, json!({"message": " "})).is_err());
     }
 
     #[test]
@@ -415,7 +449,7 @@ mod tests {
         fn any_arguments_end_in_a_deed_or_words(to in "\\PC{0,12}", context in "\\PC{0,6}", n in any::<i64>()) {
             let arguments = json!({"to": to, "context": context, "digits": to, "max": n, "name": to, "value": n, "paused": n});
             for (_, builtin) in NAMES {
-                if let Ok(Deed { request: Request::Transfer(target), .. }) = builtin.decide(&arguments, &places()) {
+                if let Ok(Deed { request: Some(Request::Transfer(target)), .. }) = builtin.decide(&arguments, &places()) {
                     prop_assert!(!target.exten.contains([',', '(', ')']) && ["200", "600"].contains(&target.exten.as_str())
                         || target.exten.len() == 3);
                 }

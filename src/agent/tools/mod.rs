@@ -202,13 +202,14 @@ impl Toolbox {
 }
 
 async fn order(ctx: &Context, deed: builtin::Deed) -> Outcome {
+    let Some(request) = deed.request else { return Outcome::done(deed.done.to_owned()) };
     let (done, answered) = oneshot::channel();
     let gone = || Outcome::failed("nobody can do that in this call".to_owned());
     let Some(orders) = &ctx.orders else { return gone() };
     // those that are last wait for the PBX to take the caller, and have limits of their own
     let limit = if deed.last { Duration::from_secs(120) } else { ORDER };
     let given = async {
-        orders.send(Order { call: ctx.call, request: deed.request, done }).await.ok()?;
+        orders.send(Order { call: ctx.call, request, done }).await.ok()?;
         answered.await.ok()
     };
     match tokio::time::timeout(limit, given).await {

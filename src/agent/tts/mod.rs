@@ -5,6 +5,7 @@ mod cartesia;
 mod chain;
 mod dialect;
 mod elevenlabs;
+mod embedded;
 mod http;
 mod line;
 mod pcm;
@@ -50,6 +51,8 @@ enum Voice {
     Line(line::Service),
     /// Wyoming.
     Wyoming(wyoming::Service),
+    /// The embedded voice.
+    Embedded(embedded::Service),
 }
 
 /// Part of what is spoken.
@@ -81,6 +84,8 @@ enum Speech {
     Line(Box<line::Speech>),
     /// Wyoming.
     Wyoming(Box<wyoming::Speech>),
+    /// The embedded voice.
+    Embedded(embedded::Speech),
 }
 
 impl Voice {
@@ -105,6 +110,7 @@ impl Voice {
         let dialect: Box<dyn Dialect> = match named.vendor {
             Vendor::OpenAi | Vendor::Piper => return Ok(Self::Post(post::Service::new(ctx, named, health))),
             Vendor::Wyoming => return Ok(Self::Wyoming(wyoming::Service::new(ctx, named, health))),
+            Vendor::Builtin => return embedded::Service::new(ctx, health).map(Self::Embedded),
             Vendor::Deepgram => Box::new(aura::Aura::new(&ctx, named)),
             Vendor::ElevenLabs => Box::new(elevenlabs::ElevenLabs::new(&ctx, named)),
             Vendor::Cartesia => Box::new(cartesia::Cartesia::new(&ctx, named)),
@@ -123,6 +129,7 @@ impl Voice {
             Self::Http(service) => service.speak(text).await.map(Speech::Http),
             Self::Ws(service) => service.speak(text).await.map(Speech::Ws),
             Self::Post(service) => service.speak(text).await.map(Speech::Http),
+            Self::Embedded(service) => Ok(Speech::Embedded(service.speak(text))),
             Self::Wyoming(service) => Ok(Speech::Wyoming(Box::new(service.speak(text).await?))),
             Self::Line(service) => Ok(Speech::Line(Box::new(service.speak(text).await))),
         }
@@ -137,6 +144,7 @@ impl Speech {
             Self::Ws(speech) => speech.next().await,
             Self::Line(speech) => speech.next().await,
             Self::Wyoming(speech) => Ok(speech.next().await?.map(Chunk::Samples)),
+            Self::Embedded(speech) => Ok(speech.next().await?.map(Chunk::Samples)),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! `hark demo`: a gateway, a caller and a receiver of events in one process, and what they make of each other.
 
 mod events;
+mod receptionist;
 mod verdict;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -22,6 +23,7 @@ use super::{
     phone::{self, CallError, Codec, Options, Report, Step},
 };
 use crate::{
+    agent::embedded::models,
     app::{App, BindError},
     audio::{Rate, wav},
     call::Digit,
@@ -33,6 +35,9 @@ const RATE: Rate = Rate::R8K;
 /// Parts of the recorded caller, in ms: "Hello." and "I'm sorry. Something is terribly wrong."
 const HELLO: (u64, u64) = (500, 1_500);
 const SORRY: (u64, u64) = (2_500, 6_300);
+/// What it does without models.
+const WITHOUT_MODELS: &str =
+    "It repeats what it hears; with its models it converses: `hark models install` (make models) fetches them.";
 /// The last event is posted once the call is over.
 const LAST_EVENT: Duration = Duration::from_secs(5);
 
@@ -44,8 +49,11 @@ pub struct Args {
     /// Where the call is saved: a stereo WAV, caller left, agent right
     #[arg(long, value_name = "FILE", default_value = "hark-demo.wav")]
     pub save: PathBuf,
+    /// The directory of the embedded agent's models; with them it converses [default: where `hark models install` puts them]
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
     /// Give up after this many seconds
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub seconds: u64,
 }
 
@@ -62,6 +70,8 @@ enum DemoError {
     Speech(#[from] wav::Error),
     #[error("{0}")]
     Save(String),
+    #[error("the caller has no voice: {0}")]
+    Voice(String),
 }
 
 /// Shows a call and says whether all of it worked.
@@ -84,15 +94,22 @@ pub async fn run(args: Args) -> ExitCode {
 async fn show(args: &Args) -> Result<Verdict, DemoError> {
     let started = Instant::now();
     let mut events = Events::listen(move |event| print_event(started, event)).await.map_err(DemoError::Events)?;
-    let config = config(events.url());
+    let mut config = config(events.url());
+    config.models.dir = models_dir(args.models.as_ref());
+    let converses = models::are_installed(&config.models.dir);
     let redemption = Duration::from_millis(config.call.vad.redemption_ms);
     let app = App::bind(config).await?;
     let address = app.audiosocket_addr();
-    println!("Gateway with the embedded agent on {address}, events to {}\n", events.url());
+    println!("Gateway with the embedded agent on {address}, events to {}", events.url());
+    println!("{}\n", if converses { receptionist::WHAT } else { WITHOUT_MODELS });
+    let script = match converses {
+        true => receptionist::script(RATE).await.map_err(DemoError::Voice)?,
+        false => script(&speech(CALLER, RATE)?),
+    };
     let stop = CancellationToken::new();
     let (report, _) = tokio::join!(
         async {
-            let report = call(address, Duration::from_secs(args.seconds), started).await;
+            let report = call(address, script, Duration::from_secs(args.seconds), started).await;
             events.wait_for("call_ended", LAST_EVENT).await;
             stop.cancel();
             report
@@ -101,11 +118,21 @@ async fn show(args: &Args) -> Result<Verdict, DemoError> {
     );
     let report = report?;
     save_to(&args.save, &report).map_err(DemoError::Save)?;
-    let verdict = Verdict::of(&report, &events.stop().await);
+    let events = events.stop().await;
+    if converses {
+        receptionist::print(&events);
+    }
+    let verdict = if converses { Verdict::of_receptionist(&report, &events) } else { Verdict::of(&report, &events) };
     println!("\n{verdict}");
     print_numbers(&report, redemption);
     println!("\nSaved as {} (caller left, agent right).", args.save.display());
     Ok(verdict)
+}
+
+fn models_dir(named: Option<&PathBuf>) -> PathBuf {
+    let variable = |name: &str| std::env::var(name).ok();
+    let usual = || models::usual_dir(variable, Path::new(""));
+    named.cloned().or_else(|| variable("HARK__MODELS__DIR").map(PathBuf::from)).unwrap_or_else(usual)
 }
 
 /// The default settings on free ports, whatever the environment says: a demonstration must not take over a gateway's.
@@ -120,14 +147,8 @@ fn config(url: String) -> Config {
     config
 }
 
-async fn call(address: SocketAddr, limit: Duration, started: Instant) -> Result<Report, DemoError> {
-    let options = Options {
-        uuid: Uuid::new_v4(),
-        codec: Codec::Slin(RATE),
-        script: script(&speech(CALLER, RATE)?),
-        limit,
-        record: true,
-    };
+async fn call(address: SocketAddr, script: Vec<Step>, limit: Duration, started: Instant) -> Result<Report, DemoError> {
+    let options = Options { uuid: Uuid::new_v4(), codec: Codec::Slin(RATE), script, limit, record: true };
     Ok(phone::call(address, options, |_, moment| println!("{}", line(started.elapsed(), moment))).await?)
 }
 

@@ -36,6 +36,20 @@ impl Verdict {
         ])
     }
 
+    /// What to think of a conversation with the receptionist.
+    pub fn of_receptionist(report: &Report, events: &[Event]) -> Self {
+        Self(vec![
+            ("the agent greeted", greeted(report)),
+            ("it let itself be interrupted", interrupted(report, events)),
+            ("it understood \"opening hours\"", spoke(events, "user", "opening hours")),
+            ("it said when it is open", spoke(events, "agent", "We are open from Monday to Friday")),
+            ("it took a message", spoke(events, "agent", "Thank you, I will pass that on.")),
+            ("it said goodbye", spoke(events, "agent", "Goodbye.")),
+            ("it hung up", hung_up(report)),
+            ("events came, from call_started to call_ended", complete(events)),
+        ])
+    }
+
     /// Whether everything happened.
     pub fn is_good(&self) -> bool {
         self.faults().is_empty()
@@ -119,6 +133,12 @@ fn digit(events: &[Event], key: &str, words: &str) -> Result<(), String> {
     };
     ensure(has("dtmf_digit", "digit", key), format!("no event `dtmf_digit` with {key} came"))?;
     ensure(has("transcription", "text", words), format!("no event `transcription` with {words:?} came"))
+}
+
+fn spoke(events: &[Event], role: &str, words: &str) -> Result<(), String> {
+    let texts = events.iter().filter(|event| event.kind == "transcription" && event.payload["role"] == role);
+    let mut texts = texts.filter_map(|event| event.payload["text"].as_str());
+    ensure(texts.any(|text| text.contains(words)), format!("no event `transcription` of the {role} holds {words:?}"))
 }
 
 fn hung_up(report: &Report) -> Result<(), String> {

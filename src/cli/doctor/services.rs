@@ -10,11 +10,13 @@ use url::Url;
 use super::{Advice, Check, Context, STEP};
 use crate::{
     agent::{
-        Named, Outgoing, Overrides, Route, Service, http_fault,
+        Named, Outgoing, Overrides, Route, Service,
+        embedded::{models, programs::found},
+        http_fault,
         websocket::{self, ConnectError},
     },
     cli::check,
-    config::redacted_url,
+    config::{Config, redacted_url},
     webhook::{DEFAULT, EndpointConfig},
 };
 
@@ -26,7 +28,7 @@ pub(super) async fn agents(context: &Context<'_>) -> Vec<Check> {
     let config = &context.config.agent;
     let mut checks = Vec::new();
     if check::speaks_by_itself(context.config) {
-        checks.push(voice(&config.flite));
+        checks.push(voice(context.config));
     }
     let services: Vec<(&str, Service)> = match Route::parse(config, &Overrides::default()) {
         Ok(Route::Builtin { .. }) => Vec::new(),
@@ -47,13 +49,19 @@ pub(super) async fn agents(context: &Context<'_>) -> Vec<Check> {
         Ok(outgoing) => outgoing,
         Err(error) => return vec![Check::fail("services", error.to_string())],
     };
-    let reached = join_all(services.iter().map(|(kind, service)| reached(kind, service, &outgoing)));
+    // those on this machine are looked at above
+    let elsewhere = services.iter().filter(|(_, service)| !service.is_embedded());
+    let reached = join_all(elsewhere.map(|(kind, service)| reached(kind, service, &outgoing)));
     checks.extend(reached.await);
     checks
 }
 
-fn voice(flite: &str) -> Check {
-    if check::found(flite) {
+fn voice(config: &Config) -> Check {
+    let (flite, espeak, dir) = (&config.agent.flite, &config.embedded.espeak, &config.models.dir);
+    if models::are_installed(dir) && (found(espeak) || found(flite)) {
+        return Check::ok("embedded agent", format!("it converses with the models in {}", dir.display()));
+    }
+    if found(flite) {
         return Check::ok("embedded agent", format!("its voice {flite:?} is installed; no service is needed"));
     }
     let advice = Advice::new("install it, or say where it is")

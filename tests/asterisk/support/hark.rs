@@ -130,6 +130,8 @@ impl Process {
             .args(["serve", "--log-format", "json"])
             .env("HARK__AUDIOSOCKET__LISTEN", address(ports.map(|p| p.audiosocket)))
             .env("HARK__HTTP__LISTEN", address(ports.and_then(|p| p.http)))
+            // models that whoever runs this has installed
+            .env("XDG_DATA_HOME", "/nonexistent")
             .envs(env.iter().copied())
             .current_dir(std::env::temp_dir())
             .stdout(std::process::Stdio::piped())

@@ -1,0 +1,126 @@
+//! The embedded agent on a real Asterisk: a recorded person speaks into a telephone, and what that telephone heard is recognised again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hark::agent::embedded::{Config as Settings, Engine, models};
+use hark::audio::resample::Resampler;
+use hark::config::Config;
+use tokio::runtime::Handle;
+
+use crate::support::g711::Codec;
+use crate::support::hark::{Hark, SECRET};
+use crate::support::phone::{Call, State};
+use crate::support::receiver::Receiver;
+use crate::support::rtp::Rtp;
+
+const SECOND: usize = 8_000;
+
+fn cache() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    cache.expect("HOME or XDG_CACHE_HOME is set").join("hark")
+}
+
+fn installed() -> Option<PathBuf> {
+    let dir = cache().join("models");
+    if models::are_installed(&dir) {
+        return Some(dir);
+    }
+    eprintln!(
+        "LEFT OUT: no conversation through Asterisk, the models are not in {} (scripts/get-models.sh)",
+        dir.display()
+    );
+    None
+}
+
+/// A prompt of Asterisk's, spoken by a person.
+fn prompt(name: &str) -> Vec<i16> {
+    let path = cache().join(format!("speech/en_US_f_Allison/{name}.wav"));
+    let wav = hound::WavReader::open(&path).expect("scripts/get-speech.sh has been run");
+    wav.into_samples().map(|sample| sample.expect("a sample")).collect()
+}
+
+async fn gateway(models: &Path, change: impl FnOnce(&mut Config)) -> Hark {
+    Hark::with(Receiver::strict(SECRET).await, |config| {
+        config.models.dir = models.to_owned();
+        config.embedded.threads = 1;
+        change(config);
+    })
+    .await
+}
+
+/// What a telephone heard from here on, until it has been quiet for a second and a half.
+async fn answer(call: &Call, from: usize) -> Vec<i16> {
+    let quiet = |rtp: &Rtp| {
+        let audio = rtp.audio();
+        let heard = audio[from.min(audio.len())..].iter().rposition(|sample| sample.unsigned_abs() > 200);
+        heard.is_some_and(|last| last > SECOND / 4 && audio.len() - from - last > SECOND * 3 / 2)
+    };
+    assert!(call.rtp.wait(Duration::from_secs(20), quiet).await, "no answer was heard");
+    call.rtp.audio()[from..].to_vec()
+}
+
+async fn words(engine: &Engine, samples: &[i16]) -> String {
+    let mut resampler = Resampler::new(8_000, 16_000);
+    let mut out = Vec::new();
+    resampler.process(samples, &mut out);
+    resampler.finish(&mut out);
+    engine.recognise(out).await.expect("it is recognised").to_lowercase()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_on_a_telephone_is_understood_and_answered() {
+    let Some(dir) = installed() else { return };
+    let hark = gateway(&dir, |_| {}).await;
+    let ears = Engine::start(&dir, &Settings { threads: 1, ..Settings::default() }, "flite", Handle::current())
+        .await
+        .expect("ears of our own");
+    let lab = hark.lab().await;
+    let call = match Call::dial(lab.sip(), "5001", Codec::Ulaw).await {
+        Ok(call) => call,
+        Err(code) => panic!("refused with {code}\n{}", lab.log()),
+    };
+    let greeting = words(&ears, &answer(&call, 0).await).await;
+    assert!(greeting.contains("receptionist") && greeting.contains("help"), "{greeting:?}");
+    // "Press five to leave a message." leads to one intent, whoever says it
+    for (says, expected) in [("vm-leavemsg", "name"), ("hello-world", "number")] {
+        let from = call.rtp.audio().len();
+        call.rtp.play(&prompt(says));
+        let heard = words(&ears, &answer(&call, from).await).await;
+        println!("{says}: {heard}");
+        assert!(heard.contains(expected), "{says}: {heard:?}");
+    }
+    let uuid = hark.events.wait_for(1).await[0].json();
+    let uuid = uuid["uuid"].as_str().expect("a UUID").parse().expect("a UUID");
+    call.hang_up().await;
+    let story = hark.story(uuid).await;
+    let said = story.iter().any(|event| event.contains(r#""role":"user""#) && event.contains("leave a message"));
+    assert!(said, "{story:?}");
+    lab.stop().await;
+    hark.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goodbye_ends_the_call_and_one_talker_too_many_goes_on_in_the_dialplan() {
+    let Some(dir) = installed() else { return };
+    let hark = gateway(&dir, |config| config.embedded.max_calls = 1).await;
+    let lab = hark.lab().await;
+    let call = Call::dial(lab.sip(), "5001", Codec::Ulaw).await.expect("the first is taken");
+    answer(&call, 0).await;
+    let second = Call::dial(lab.sip(), "5001", Codec::Ulaw).await.expect("the dialplan answers");
+    lab.logged("OPERATOR has the caller").await;
+    assert_eq!(second.state(), State::Up);
+    second.hang_up().await;
+    let from = call.rtp.audio().len();
+    call.rtp.play(&prompt("vm-goodbye"));
+    answer(&call, from).await;
+    let uuid = hark.events.wait_for(1).await[0].json();
+    let uuid = uuid["uuid"].as_str().expect("a UUID").parse().expect("a UUID");
+    let story = hark.story(uuid).await;
+    assert!(story.iter().any(|event| event.contains("Thank you for calling. Goodbye.")), "{story:?}");
+    assert_eq!(story.last().map(String::as_str), Some("call_ended"));
+    call.hang_up().await;
+    lab.stop().await;
+    hark.stop().await;
+}
