@@ -114,6 +114,9 @@ fn services_that_stand_in_for_one_another_are_a_list_or_a_text_with_commas() {
         other => panic!("{other:?}"),
     };
     assert_eq!((count(&config.agent), count(&config.profiles["own"].agent)), ([2, 1, 2], [2, 2, 2]));
+    let embedded = "[agent]\nasr_url = [\"vosk\", \"builtin:\"]\nllm_url = \"http://llm\"\ntts_url = \"builtin:\"";
+    let spare = loaded(embedded, &[]).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(count(&spare.agent), [2, 1, 1]);
     assert!(!format!("{config:?} {:?}", config.settings).contains("hunter"), "{:?}", config.settings);
     for (file, part) in [
         (
@@ -121,7 +124,6 @@ fn services_that_stand_in_for_one_another_are_a_list_or_a_text_with_commas() {
             "festival",
         ),
         ("[agent]\nasr_url = [7]", "a list of them"),
-        ("[agent]\nasr_url = [\"vosk\", \"builtin:\"]\nllm_url = \"http://llm\"\ntts_url = \"http://tts\"", "builtin"),
     ] {
         let told = loaded(file, &[]).expect_err("refused").to_string();
         assert!(told.contains(part), "{part} is not in {told}");
