@@ -34,6 +34,8 @@ pub enum Vendor {
     Soniox,
     /// Speechmatics.
     Speechmatics,
+    /// Ultravox.
+    Ultravox,
     /// Vosk's server.
     Vosk,
     /// Wyoming: Home Assistant's protocol.
@@ -209,6 +211,21 @@ pub const VENDORS: &[Row] = &[
                 needs: &[],
                 takes: &["speed", "mip_opt_out", "tag"],
             },
+            sts(
+                Some("wss://agent.deepgram.com"),
+                Some("agent"),
+                &[
+                    "listen",
+                    "think",
+                    "speak",
+                    "language",
+                    "temperature",
+                    "eot_threshold",
+                    "keyterm",
+                    "mip_opt_out",
+                    "tag",
+                ],
+            ),
         ],
     },
     Row {
@@ -238,13 +255,29 @@ pub const VENDORS: &[Row] = &[
                 needs: &["voice"],
                 takes: &["language", "stability", "similarity_boost", "style", "speed", "apply_text_normalization"],
             },
+            sts(Some("wss://api.elevenlabs.io"), None, &["voice", "language", "user_id"]),
         ],
     },
     Row {
         vendor: Vendor::Gemini,
         name: "gemini",
         key: Some("GEMINI_API_KEY"),
-        offers: &[llm(Some("https://generativelanguage.googleapis.com/v1beta"))],
+        offers: &[
+            llm(Some("https://generativelanguage.googleapis.com/v1beta")),
+            sts(
+                Some("https://generativelanguage.googleapis.com/v1beta"),
+                Some("gemini-3.8-live"),
+                &[
+                    "voice",
+                    "language",
+                    "temperature",
+                    "start_sensitivity",
+                    "end_sensitivity",
+                    "prefix_padding_ms",
+                    "silence_duration_ms",
+                ],
+            ),
+        ],
     },
     Row { vendor: Vendor::Ollama, name: "ollama", key: None, offers: &[llm(Some("http://127.0.0.1:11434/v1"))] },
     Row {
@@ -317,6 +350,16 @@ pub const VENDORS: &[Row] = &[
             needs: &[],
             takes: &["language", "max_delay", "end_of_utterance_silence_trigger", "vocabulary"],
         }],
+    },
+    Row {
+        vendor: Vendor::Ultravox,
+        name: "ultravox",
+        key: Some("ULTRAVOX_API_KEY"),
+        offers: &[sts(
+            Some("https://api.ultravox.ai"),
+            NO_MODEL,
+            &["agent", "voice", "language", "temperature", "max_duration"],
+        )],
     },
     Row {
         vendor: Vendor::Vosk,

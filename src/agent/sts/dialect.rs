@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio_tungstenite::tungstenite::Message;
 use url::Url;
 
@@ -25,6 +25,8 @@ pub struct Setup<'a> {
     pub greeting: Option<&'a str>,
     /// The language of the conversation, as it was written.
     pub language: Option<&'a str>,
+    /// What is known about the call.
+    pub about: &'a Map<String, Value>,
     /// What was said before, over other connections.
     pub past: &'a [Past],
     /// The caller waits for an answer to the last of it.
@@ -202,6 +204,11 @@ pub trait Dialect: std::fmt::Debug + Send {
     /// What is said when the call is over.
     fn end(&mut self) -> Vec<Message> {
         Vec::new()
+    }
+
+    /// A turn of which nothing more came for so long is over; `None`: the end is told.
+    fn pause(&self) -> Option<Duration> {
+        None
     }
 
     /// How long a session may last.

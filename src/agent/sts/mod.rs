@@ -5,12 +5,18 @@
 //! share, and each has a small dialect of its own.
 
 mod codec;
+mod deepgram;
 mod dialect;
 mod edge;
+mod elevenlabs;
+mod gemini;
 pub mod http;
 pub mod line;
 mod openai;
+#[cfg(test)]
+mod testing;
 mod turns;
+mod ultravox;
 pub mod websocket;
 pub mod wire;
 
@@ -35,8 +41,12 @@ pub fn start(named: Named, ctx: Context, greeting: Option<String>) -> Line {
 }
 
 /// Whether the agent was told what it is where it was made.
-const fn has_prompt(_named: &Named) -> bool {
-    false
+fn has_prompt(named: &Named) -> bool {
+    match named.vendor {
+        Vendor::ElevenLabs => true,
+        Vendor::Ultravox => named.option("agent").is_some(),
+        _ => false,
+    }
 }
 
 /// Whether it says what it is asked to.
@@ -46,7 +56,14 @@ pub fn obeys(named: &Named) -> bool {
 }
 
 fn dialect(rate: Rate, named: Named) -> Box<dyn Dialect> {
-    Box::new(openai::OpenAi::new(rate, named))
+    match named.vendor {
+        Vendor::Deepgram => Box::new(deepgram::Agent::new(rate, named)),
+        Vendor::ElevenLabs => Box::new(elevenlabs::Agent::new(rate, named)),
+        Vendor::Gemini => Box::new(gemini::Live::new(named)),
+        Vendor::Ultravox => Box::new(ultravox::Ultravox::new(rate, named)),
+        // the table of vendors has only these besides
+        _ => Box::new(openai::OpenAi::new(rate, named)),
+    }
 }
 
 /// The value of an option: a number where it is one.

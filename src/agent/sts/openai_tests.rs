@@ -1,23 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::agent::service::{self, Provider, Providers};
-
-fn named(text: &str) -> Named {
-    let (vendor, rest) = service::vendor_of(text).unwrap();
-    let provider = Provider { api_key: Some("hunter2".into()), ..Provider::default() };
-    let providers = Providers([(vendor.name().to_owned(), provider)].into());
-    Named::parse(vendor, rest, service::Kind::Sts, &providers).unwrap()
-}
-
-fn setup<'a>(past: &'a [Past]) -> Setup<'a> {
-    Setup { prompt: Some("Be kind."), tools: &[], greeting: None, language: Some("de-AT"), past, owed: false }
-}
+use crate::agent::sts::testing::{self, messages, named, setup};
 
 fn told(dialect: &mut OpenAi, event: Value) -> Vec<Told> {
-    let mut told = Vec::new();
-    dialect.read(Incoming::Text(&event.to_string()), &mut told);
-    told
+    testing::told(dialect, &event)
 }
 
 /// A session that is set up, and what it was told.
@@ -30,10 +17,6 @@ fn open(text: &str) -> (OpenAi, Value) {
     assert!(told(&mut dialect, json!({"type": "conversation.created"})).is_empty());
     assert!(matches!(told(&mut dialect, json!({"type": "session.updated"}))[..], [Told::Ready]));
     (dialect, update)
-}
-
-fn messages(messages: Vec<Message>) -> Vec<Value> {
-    messages.iter().map(|message| serde_json::from_str(message.to_text().unwrap()).unwrap()).collect()
 }
 
 fn address(text: &str) -> (String, http::HeaderMap) {

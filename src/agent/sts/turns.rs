@@ -58,10 +58,14 @@ impl Turns {
 
     /// Speech of a turn has come; `None`: it was cut, and this is too late. Also whether the turn is a new one.
     pub fn audio(&mut self, key: &str, samples: usize) -> Option<(UtteranceId, bool)> {
-        let turn = self.of(key);
-        if turn.heard != Heard::Waiting || turn.done {
+        if matches!(self.of(key).heard, Heard::Part(_) | Heard::Corrected) {
             return None;
         }
+        if self.of(key).done || self.of(key).heard == Heard::Whole {
+            // it goes on after a pause
+            self.push(key);
+        }
+        let turn = self.of(key);
         let first = turn.samples == 0;
         turn.samples = turn.samples.saturating_add(samples);
         Some((turn.id, first))
@@ -168,26 +172,26 @@ impl Turns {
     }
 
     fn of(&mut self, key: &str) -> &mut Turn {
-        let at = match self.list.iter().rposition(|turn| turn.key == key) {
-            Some(at) => at,
-            None => {
-                self.last += 1;
-                // what is left out then has long been heard, or never will be
-                self.list.drain(..(self.list.len() + 1).saturating_sub(MAX_TURNS));
-                self.list.push_back(Turn {
-                    key: key.to_owned(),
-                    id: UtteranceId(self.last),
-                    text: String::new(),
-                    whole: false,
-                    samples: 0,
-                    done: false,
-                    heard: Heard::Waiting,
-                    told: false,
-                });
-                self.list.len() - 1
-            }
-        };
+        let at = self.list.iter().rposition(|turn| turn.key == key);
+        let at = at.unwrap_or_else(|| self.push(key));
         &mut self.list[at]
+    }
+
+    fn push(&mut self, key: &str) -> usize {
+        self.last += 1;
+        // what is left out then has long been heard, or never will be
+        self.list.drain(..(self.list.len() + 1).saturating_sub(MAX_TURNS));
+        self.list.push_back(Turn {
+            key: key.to_owned(),
+            id: UtteranceId(self.last),
+            text: String::new(),
+            whole: false,
+            samples: 0,
+            done: false,
+            heard: Heard::Waiting,
+            told: false,
+        });
+        self.list.len() - 1
     }
 }
 

@@ -103,6 +103,26 @@ impl Fake {
         Peer { socket, path: uri.path().to_owned(), query: pairs, headers: headers.collect() }
     }
 
+    /// The next connection, a request over HTTP that `answer` answers: its head and its body.
+    pub async fn asked(&self, answer: impl FnOnce(&str, &Value) -> Value) {
+        let mut stream = self.raw().await;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(soon("a request", stream.read_u8()).await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next()?.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        soon("a body", stream.read_exact(&mut body)).await.unwrap();
+        let answer = answer(&head, &serde_json::from_slice(&body).unwrap_or(Value::Null)).to_string();
+        let len = answer.len();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{answer}"
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+    }
+
     /// The next connection, refused with a status.
     pub async fn refuse(&self, status: &str, body: &str) {
         let mut stream = self.raw().await;

@@ -302,6 +302,7 @@ impl Line {
 
     /// The turn whose speech is open, unless it is `but`, ends here.
     pub(super) fn end_open_turn(&mut self, but: Option<&str>) {
+        self.spoken = None;
         if let Some(id) = self.turns.open(but) {
             self.turns.done(id);
             self.todo.push_back(Todo::End(id));

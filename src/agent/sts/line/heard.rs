@@ -26,7 +26,7 @@ impl Line {
         self.dialect.read(message, &mut told);
         self.unanswered = 0;
         // as long as it is at work something more should come
-        self.asked = self.dialect.is_busy().then(Instant::now);
+        self.asked = (self.dialect.is_busy() && self.tools.is_empty()).then(Instant::now);
         for one in told.drain(..) {
             match (one, text) {
                 (Told::Strange, text) => self.note(text.unwrap_or("binary")),
@@ -52,12 +52,7 @@ impl Line {
                     self.todo.push_back(Todo::End(id));
                 }
             }
-            Told::TurnDone => {
-                self.end_open_turn(None);
-                self.turns.settled();
-                self.owed = false;
-                self.event(AgentEvent::TurnDone);
-            }
+            Told::TurnDone => self.turn_done(),
             Told::Interrupted => {
                 self.open_speech = true;
                 self.event(AgentEvent::Speech(Edge::Interrupted));
@@ -97,6 +92,7 @@ impl Line {
         self.streak.worked();
         self.tools.spoke();
         (self.owed, self.deaf, self.greeting) = (false, 0, None);
+        self.spoken = Some(Instant::now());
         self.open_speech &= self.speaking;
         if first && std::mem::take(&mut self.protect) {
             self.event(AgentEvent::Protected(id));

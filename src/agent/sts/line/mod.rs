@@ -121,6 +121,8 @@ pub struct Line {
     owed: bool,
     /// Since when something should come.
     asked: Option<Instant>,
+    /// When speech came last, of a turn that is open.
+    spoken: Option<Instant>,
     /// Turns of the caller since anything came.
     unanswered: u32,
     finishing: Option<Instant>,
@@ -210,6 +212,7 @@ impl Line {
             open_speech: false,
             owed: false,
             asked: None,
+            spoken: None,
             unanswered: 0,
             finishing: None,
             timer: None,
@@ -346,7 +349,8 @@ impl Line {
             State::Preparing(_) | State::Connecting(_) | State::Ended => (None, None, None),
         };
         let tools = self.tools.deadline(self.turns.is_heard());
-        [own, idle, renewed, tools, self.words.deadline(), self.finishing].into_iter().flatten().min()
+        let over = self.spoken.zip(self.dialect.pause()).map(|(at, pause)| at + pause);
+        [own, idle, renewed, tools, over, self.words.deadline(), self.finishing].into_iter().flatten().min()
     }
 
     /// Waits for the next deadline, and does what is due then.
@@ -373,8 +377,21 @@ impl Line {
                 self.caller_said(text);
             }
         }
+        if self.spoken.zip(self.dialect.pause()).is_some_and(|(at, pause)| now >= at + pause) {
+            self.turn_done();
+        }
         self.tools_due(now);
         self.session_due(now);
+    }
+
+    /// The agent has said everything.
+    fn turn_done(&mut self) {
+        self.end_open_turn(None);
+        self.turns.settled();
+        self.owed = false;
+        self.spoken = None;
+        self.event(AgentEvent::TurnDone);
+        self.tell_agent(false);
     }
 
     /// Whether what was waited for at the end has come.
@@ -391,6 +408,7 @@ macro_rules! setup {
             tools: &$line.specs,
             greeting: $line.greeting.as_deref(),
             language: $line.ctx.config.language.as_deref(),
+            about: &$line.ctx.about,
             past: $line.past.make_contiguous(),
             owed: $line.owed && !$line.open_speech,
         }

@@ -91,6 +91,7 @@ impl Line {
         let cuts = self.turns.interrupt(utterance, heard);
         self.todo.retain(|todo| !matches!(todo, Todo::Speech(..) | Todo::End(_)));
         self.down.reset();
+        self.spoken = None;
         self.give_up_last();
         for message in self.dialect.interrupt(&cuts) {
             self.put(message);

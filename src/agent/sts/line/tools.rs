@@ -70,6 +70,8 @@ impl Line {
     /// The model wants these called.
     pub(super) fn begin_tools(&mut self, calls: Vec<ToolCall>) {
         self.tools.rounds += 1;
+        // it is not its turn
+        self.asked = None;
         let too_often = self.tools.rounds > MAX_ROUNDS;
         let mut refused = Vec::new();
         for call in calls {
