@@ -356,12 +356,15 @@ impl Line {
     /// Waits for the next deadline, and does what is due then.
     fn poll_deadline(&mut self, cx: &mut Poller<'_>) -> Poll<()> {
         let Some(next) = self.deadline() else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
-        if timer.deadline() != next {
-            timer.as_mut().reset(next);
-        }
-        if timer.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
+        // what is due now needs no timer, which would be a millisecond late each time
+        if Instant::now() < next {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
+            if timer.deadline() != next {
+                timer.as_mut().reset(next);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
         }
         self.timer = None;
         self.due(Instant::now());
