@@ -247,6 +247,7 @@ impl App {
             recordings,
             metrics,
             webhooks,
+            answered: answered.clone(),
             events: sender,
             orders,
             _mcp: mcp,

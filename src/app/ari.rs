@@ -11,7 +11,7 @@ use std::{
 use rustls::ClientConfig;
 use serde_json::{Map, Value};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::error;
+use tracing::{debug, error};
 use url::Url;
 use uuid::Uuid;
 
@@ -23,7 +23,7 @@ use crate::{
         rtp::{self, PortError, Sockets},
         telemetry::RtpStats,
     },
-    call::{CallId, Command, EndReason},
+    call::{CallId, Command, Digit, EndReason},
     config::Config,
     session::Announcements,
     telemetry::metrics::Metrics,
@@ -170,6 +170,14 @@ impl Host for Reception {
                 self.state.webhooks.refused(call, uuid, code, None).await;
             }
         })
+    }
+
+    fn press(&self, uuid: Uuid, digit: Digit) {
+        for (_, commands) in self.state.registry.find(uuid) {
+            if commands.try_send(Command::Press(digit)).is_err() {
+                debug!(%uuid, "a key is lost: too many orders at once, or the call is ending");
+            }
+        }
     }
 
     fn end(&self, uuid: Uuid) {

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::{
     announced::Announced,
+    outbound::Answered,
     profiles::{Profile, Profiles},
     recording::Recordings,
     websocket::Announcer,
@@ -58,6 +59,8 @@ pub(super) struct Calls {
     pub recordings: Arc<Recordings>,
     pub metrics: Arc<Metrics>,
     pub webhooks: Webhooks,
+    /// Calls that we make.
+    pub answered: Answered,
     pub events: mpsc::Sender<Envelope>,
     /// What tools of agents want done with their calls.
     pub orders: mpsc::Sender<Order>,
@@ -184,6 +187,7 @@ impl Calls {
             giving: Arc::default(),
         };
         let same = self.registry.add(id, entry);
+        self.answered.begins(id);
         self.metrics.calls.inc();
         self.metrics.active.inc();
         let live = Live { calls: Arc::clone(&self), id, _permits: permit };

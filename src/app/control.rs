@@ -240,13 +240,19 @@ impl Controls {
             }
         };
         let patience = Duration::from_secs(attended.accept_s.into());
-        let late = async {
+        let course = async {
             said.await;
+            if attended.accept_voice {
+                // full or gone: then there is the key
+                let _ = call.tell(Command::Listen);
+                return timeout(patience, call.entry.heard_out.notified()).await.is_ok();
+            }
             if attended.accept.is_some() {
                 sleep(patience).await;
             }
+            attended.accept.is_none()
         };
-        tokio::pin!(late);
+        tokio::pin!(course);
         let joins = loop {
             tokio::select! { biased;
                 step = told.recv() => match step {
@@ -256,7 +262,7 @@ impl Controls {
                     Some(Consulted::Back { answered, cause }) => return Err(back(answered, cause)),
                     _ => return Err(over()),
                 },
-                () = &mut late => break attended.accept.is_none(),
+                joins = &mut course => break joins,
             }
         };
         // gone: so is the call

@@ -47,6 +47,8 @@ struct Inner {
     ringing: HashMap<Uuid, CancellationToken>,
     /// Those that have been, until they are over.
     answered: HashSet<CallId>,
+    /// Those that are known here, and whether they have a session.
+    sessions: HashMap<CallId, bool>,
     keys: HashMap<String, Kept>,
     order: VecDeque<String>,
 }
@@ -61,6 +63,13 @@ struct Kept {
 }
 
 impl Answered {
+    /// A call has a session from now on, which tells of its end.
+    pub fn begins(&self, call: CallId) {
+        if let Some(begun) = lock(&self.0).sessions.get_mut(&call) {
+            *begun = true;
+        }
+    }
+
     /// The status that goes before the end of a call, if we made it.
     pub fn completed(&self, ended: &Envelope) -> Option<Envelope> {
         lock(&self.0)
@@ -173,7 +182,11 @@ impl Outbounds {
             return Err(refused(Refusal::Impossible, "call.refused.undecided", reason));
         }
         let cancel = CancellationToken::new();
-        lock(&self.inner).ringing.insert(uuid, cancel.clone());
+        {
+            let mut inner = lock(&self.inner);
+            inner.ringing.insert(uuid, cancel.clone());
+            inner.sessions.insert(call, false);
+        }
         let dial = Dial {
             uuid,
             endpoint: endpoint.clone(),
@@ -189,6 +202,7 @@ impl Outbounds {
                 Ok(Begun { uuid, call, again: false })
             }
             Err(reason) => {
+                lock(&self.inner).sessions.remove(&call);
                 warn!(%call, %uuid, code = reason.code(), "{endpoint:?} cannot be called: {reason}");
                 self.over(call, uuid, CallStatus::Failed, None).await;
                 Err(reason.into())
@@ -215,17 +229,40 @@ impl Outbounds {
                     }
                     self.say(call, uuid, status(CallStatus::Answered, None)).await;
                 }
-                // the end of the call is told by the call
-                Progress::Over { .. } if answered => {}
+                Progress::Over { fault, .. } if answered => self.unserved(call, uuid, fault).await,
                 Progress::Over { cause, .. } => {
                     let end = if cancel.is_cancelled() { CallStatus::Canceled } else { outcome(cause) };
                     self.over(call, uuid, end, cause).await;
                 }
             }
         }
-        // its end is on its way, unless its audio never came
+        // its end is on its way
         sleep(END_ON_ITS_WAY).await;
-        lock(&self.inner).answered.remove(&call);
+        let mut inner = lock(&self.inner);
+        inner.answered.remove(&call);
+        inner.sessions.remove(&call);
+    }
+
+    /// Somebody who had answered is gone. The end of their call is told by its session, if there was one.
+    async fn unserved(&self, call: CallId, uuid: Uuid, fault: Option<&'static str>) {
+        {
+            let mut inner = lock(&self.inner);
+            if inner.sessions.get(&call) == Some(&true) {
+                return;
+            }
+            inner.answered.remove(&call);
+        }
+        // where there is none, it was refused, and that is reported
+        let announced = self.state.announcements.take(uuid).await;
+        if let Some(announced) = &announced {
+            self.state.webhooks.describe(call, &announced.payload);
+        }
+        self.say(call, uuid, status(CallStatus::Failed, None)).await;
+        let code = fault.unwrap_or("ari.media.ended");
+        warn!(%call, %uuid, code, "the call was answered, but never connected with the agent");
+        if announced.is_some() {
+            self.state.webhooks.refused(call, uuid, code, None).await;
+        }
     }
 
     /// Nobody has answered, and nobody will.

@@ -203,8 +203,13 @@ pub enum Command {
     /// Between [`Output::HeardOut`] and [`Command::TakeBack`]: somebody else is at the leg in the caller's place, and the agent speaks this to them;
     /// [`Output::HeardOut`] again once it has been heard. Their keys are not the caller's.
     Announce(Say),
+    /// Between [`Output::HeardOut`] and [`Command::TakeBack`]: [`Output::HeardOut`] again once whoever is at the leg in the caller's place has said
+    /// something short, as people do who answer a question. One who goes on talking, as a machine does, has not.
+    Listen,
     /// The caller was not given away: the agent goes on, with this.
     TakeBack(Option<Say>),
+    /// The caller has pressed a key, of which the leg does not tell.
+    Press(Digit),
     /// Send keys to the caller's side, as tones in the audio.
     Dial(Vec<Digit>),
     /// Have the agent speak this.

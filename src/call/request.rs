@@ -66,7 +66,9 @@ pub struct Attended {
     pub play: Option<String>,
     /// The key by which they take the caller; any other refuses. `None`: whoever answers takes them.
     pub accept: Option<Digit>,
-    /// How long that key is waited for, in s, once everything has been said.
+    /// Whoever says something short, once everything has been said, takes them, too.
+    pub accept_voice: bool,
+    /// How long that is waited for, in s, once everything has been said.
     pub accept_s: u32,
     /// The caller hears music on hold; else ringing.
     pub music: bool,

@@ -150,6 +150,50 @@ async fn whoever_refuses_or_is_not_there_leaves_the_caller_with_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_says_something_takes_the_caller_and_who_says_nothing_or_talks_on_does_not() {
+    let mut callee = Callee::start().await;
+    let world = World::start(dial(&callee)).await;
+    let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
+    // hello
+    let word = crate::conversation::recording()[4_800..11_200].to_vec();
+    // silence, then somebody who goes on talking like a machine
+    for (said, accept_s) in [(vec![], 2), (crate::outbound::machine(), 5)] {
+        let order = attend(
+            &world,
+            uuid,
+            json!({"to": "answer", "accept": "1", "accept_voice": true, "accept_s": accept_s, "music": false}),
+        );
+        let side = async {
+            let mut phone = answered(&mut callee).await;
+            phone.rtp.play(&said);
+            let ended = timeout(PATIENCE, phone.requests.recv()).await.expect("in time").expect("one");
+            assert_eq!(ended.method(), "BYE");
+        };
+        let ((status, body), ()) = tokio::join!(order, side);
+        assert_eq!((status, &body["code"]), (502, &json!("call.attended.declined")), "{body}\n{}", world.lab.log());
+    }
+    let sentence = Codec::Ulaw.heard(&noise(SECOND, 45));
+    session.step(Step::Speak(sentence.clone(), 320));
+    heard_by_phone(&call, &sentence).await;
+    // one short word
+    let order = attend(&world, uuid, json!({"to": "answer", "accept_voice": true, "accept_s": 15, "music": false}));
+    let side = async {
+        let phone = answered(&mut callee).await;
+        phone.rtp.play(&vec![0; SECOND / 2]);
+        phone.rtp.played().await;
+        phone.rtp.play(&word);
+        phone
+    };
+    let ((status, body), phone) = tokio::join!(order, side);
+    assert_eq!(status, 200, "{body}\n{}", world.lab.log());
+    assert_eq!(reason(&world.hark, uuid).await, "transferred");
+    talk(&call, &phone, &world.lab).await;
+    call.hang_up().await;
+    world.empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_key_whoever_answers_takes_the_caller_and_both_need_no_gateway() {
     taken(Media::AudioSocket).await;
 }

@@ -72,7 +72,7 @@ fn voice() -> Vec<i16> {
     recording()[20_720..49_360].to_vec()
 }
 
-fn recording() -> Vec<i16> {
+pub fn recording() -> Vec<i16> {
     let wav = hound::WavReader::new(&include_bytes!("../../fixtures/audio/caller.wav")[..]).expect("a recording");
     wav.into_samples().map(|sample| sample.expect("a sample")).collect()
 }

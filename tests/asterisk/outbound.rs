@@ -161,7 +161,7 @@ async fn what_cannot_be_called_is_said_at_once_and_a_key_makes_one_call() {
 }
 
 /// Says for a machine what machines say: ten seconds of somebody's recorded voice, and a beep.
-fn machine() -> Vec<i16> {
+pub fn machine() -> Vec<i16> {
     let wav = hound::WavReader::new(&include_bytes!("../../fixtures/audio/caller.wav")[..]).expect("a recording");
     let recording: Vec<i16> = wav.into_samples().map(|sample| sample.expect("a sample")).collect();
     // without the pauses in it

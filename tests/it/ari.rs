@@ -330,6 +330,55 @@ async fn a_call_that_cannot_be_set_up_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn somebody_who_answers_and_is_never_connected_has_a_last_status() {
+    let crm = Receiver::kind().await;
+    let world = World::start(|config| {
+        config.ari.media_host = Some("127.0.0.1:9".to_owned());
+        config.outbound.dial.insert("default".to_owned(), "PJSIP/{to}".to_owned());
+        let endpoint = EndpointConfig {
+            url: Some(crm.url.clone()),
+            events: ["call_status", "call_completed"].map(str::to_owned).into(),
+            ..EndpointConfig::default()
+        };
+        config.webhooks.endpoints.insert("crm".to_owned(), endpoint);
+    })
+    .await;
+    let order = client().post(format!("http://{}/api/calls", world.hark.http)).json(&json!({"to": "2000"}));
+    assert_eq!(order.send().await.unwrap().status(), 201);
+    let told: Vec<_> = crm.wait_for(4).await.iter().map(|seen| seen.json()).collect();
+    let statuses: Vec<_> = told.iter().filter_map(|event| event["payload"]["status"].as_str()).collect();
+    assert_eq!(statuses, ["initiated", "answered", "failed"], "{told:?}");
+    let report = &told[3]["payload"];
+    assert_eq!((&report["connected"], &report["reason"]), (&json!(false), &json!("ari.media.failed")), "{report}");
+    world.empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_come_by_events_where_audiosocket_brings_none_and_only_there() {
+    for (version, expected) in [("20.13.0", "5#"), ("22.3.1", "5#"), ("20.14.0", ""), ("22.10.1", ""), ("GIT-x", "")] {
+        let ari = FakeAri::start().await;
+        ari.be(version);
+        let world = World::unready(ari, |_| {}).await;
+        world.hark.until("hark_ari_connected", 1).await;
+        let caller = world.ari.call("caller", &[]);
+        world.ari.until("bridged", |ari| ari.is_bridged(&caller)).await;
+        world.hark.until("hark_calls_active", 1).await;
+        for digit in ["5", "x", "#", "12"] {
+            world.ari.event(&json!({"type": "ChannelDtmfReceived", "channel": {"id": caller}, "digit": digit}));
+            world.ari.event(&json!({"type": "ChannelDtmfReceived", "channel": {"id": "somebody"}, "digit": "9"}));
+        }
+        let session = world._service.session(0).await;
+        if !expected.is_empty() {
+            session.until(|record| record.digits == expected).await;
+        }
+        world.ari.hang_up(&caller);
+        world.empty().await;
+        let record = session.until(|record| record.ended.is_some()).await;
+        assert_eq!(record.digits, expected, "{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_pbxs_is_enough_to_be_ready() {
     let branch = FakeAri::start().await;
     let world = World::unready(FakeAri::start().await, |config| {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     agent::llm::Tool,
-    call::{Collect, Digit, Request, Target, pattern},
+    call::{Attended, Collect, Digit, Request, Target, pattern},
 };
 
 /// Longest extension, context, name of a variable.
@@ -22,6 +22,7 @@ const MAX_KEYS: usize = 64;
 pub enum Builtin {
     Hangup,
     Transfer,
+    AttendedTransfer,
     SendDtmf,
     CollectDigits,
     PauseRecording,
@@ -44,6 +45,7 @@ pub struct Deed {
 pub const NAMES: [(&str, Builtin); 9] = [
     ("hangup", Builtin::Hangup),
     ("transfer", Builtin::Transfer),
+    ("attended_transfer", Builtin::AttendedTransfer),
     ("send_dtmf", Builtin::SendDtmf),
     ("collect_digits", Builtin::CollectDigits),
     ("pause_recording", Builtin::PauseRecording),
@@ -68,6 +70,12 @@ impl Builtin {
                 json!([]),
             ),
             Self::Transfer => return Self::transfer(name, places),
+            Self::AttendedTransfer => (
+                "Call somebody while the caller waits with music, and give the caller to them when they answer. Say so first, in the same answer. Is nobody \
+                 there, the caller is back with you, and you are told why.",
+                json!({"to": exten(places)}),
+                json!(["to"]),
+            ),
             Self::SendDtmf => (
                 "Press telephone keys towards the other side, e.g. in the menu of another system.",
                 json!({"digits": {"type": "string", "description": "Keys: 0-9, *, #, A-D"}}),
@@ -114,12 +122,10 @@ impl Builtin {
             "Give the caller to somebody else. Say so first, in the same answer: it is heard before they go."
                 .to_owned();
         let names: Vec<&str> = places.iter().filter_map(|place| place.name.as_deref()).collect();
-        let exten = if names.is_empty() {
-            json!({"type": "string", "description": "The extension to call"})
-        } else {
+        if !names.is_empty() {
             description = format!("{description} Known are: {}.", names.join(", "));
-            json!({"type": "string", "description": "A name from the list, or an extension"})
-        };
+        }
+        let exten = exten(places);
         // as AVR's own tool calls them
         let parameters = if name.starts_with("avr_") {
             let text = |what: &str| json!({"type": "string", "description": what});
@@ -151,6 +157,11 @@ impl Builtin {
                 last: true,
                 done: "The caller has been transferred.",
             },
+            Self::AttendedTransfer => {
+                let Target { exten, .. } = place(read(arguments)?, places)?;
+                let attended = Attended { to: exten, music: true, ..Attended::default() };
+                Deed { request: Request::Attend(attended), last: true, done: "They have taken the caller." }
+            }
             Self::SendDtmf => {
                 let Keys { digits } = read(arguments)?;
                 let keys: Option<Vec<Digit>> =
@@ -278,6 +289,16 @@ struct Taken {
 struct Variable {
     name: String,
     value: Value,
+}
+
+/// Where to, as the model sees it.
+fn exten(places: &[Place]) -> Value {
+    let names: Vec<&str> = places.iter().filter_map(|place| place.name.as_deref()).collect();
+    let description = match names.is_empty() {
+        true => "The extension to call".to_owned(),
+        false => format!("One of {}, or an extension", names.join(", ")),
+    };
+    json!({"type": "string", "description": description})
 }
 
 /// Models send empty texts for what they leave out.

@@ -108,7 +108,7 @@ impl Toolbox {
             }
             let before = kinds.len();
             if let Some(builtin) = Builtin::named(name) {
-                if builtin == Builtin::Transfer && transfer_to.is_empty() {
+                if matches!(builtin, Builtin::Transfer | Builtin::AttendedTransfer) && transfer_to.is_empty() {
                     faults.push(format!(
                         "agent.tools has {name:?}, but agent.transfer_to says nowhere: name the extensions, e.g. [\"sales=200@internal\", \"_3XX@internal\"]; \"*\" is any"
                     ));
@@ -170,7 +170,8 @@ impl Toolbox {
 
     /// Whether nothing else may be said or done once this has been called: it waits until all that was said has been heard.
     pub fn is_last(&self, call: &ToolCall) -> bool {
-        matches!(self.kinds.get(&call.name), Some(Kind::Builtin(Builtin::Hangup | Builtin::Transfer)))
+        let last = [Builtin::Hangup, Builtin::Transfer, Builtin::AttendedTransfer];
+        matches!(self.kinds.get(&call.name), Some(Kind::Builtin(builtin)) if last.contains(builtin))
     }
 
     /// What is said while the caller waits for it.

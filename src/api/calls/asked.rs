@@ -122,6 +122,8 @@ struct Attend {
     announce: Option<String>,
     play: Option<String>,
     accept: Option<char>,
+    #[serde(default)]
+    accept_voice: bool,
     accept_s: Option<u32>,
     #[serde(default = "yes")]
     music: bool,
@@ -133,7 +135,7 @@ const fn yes() -> bool {
 
 impl Attend {
     fn checked(self) -> Result<Attended, String> {
-        let Self { to, via, caller_id, timeout_s, announce, play, accept, accept_s, music } = self;
+        let Self { to, via, caller_id, timeout_s, announce, play, accept, accept_voice, accept_s, music } = self;
         check_number(&to)?;
         check_dialling(caller_id.as_deref(), timeout_s)?;
         if announce.as_ref().is_some_and(|text| text.len() > MAX_TEXT) {
@@ -150,7 +152,7 @@ impl Attend {
             return Err("\"accept_s\" is from 1 to 120".to_owned());
         }
         let accept = accept.map(Digit::try_from).transpose().map_err(|error| error.to_string())?;
-        Ok(Attended { to, via, caller_id, timeout_s, announce, play, accept, accept_s, music })
+        Ok(Attended { to, via, caller_id, timeout_s, announce, play, accept, accept_voice, accept_s, music })
     }
 }
 

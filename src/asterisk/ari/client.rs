@@ -103,6 +103,8 @@ pub(super) struct Shared {
     pub own: Mutex<HashMap<String, Weak<Shared>>>,
     /// There has been a call.
     begun: AtomicBool,
+    /// Its AudioSocket sends no digits: they are told by events.
+    pub keys_by_events: AtomicBool,
 }
 
 impl Client {
@@ -139,6 +141,7 @@ impl Client {
             coming: Coming::default(),
             own: Mutex::default(),
             begun: AtomicBool::new(false),
+            keys_by_events: AtomicBool::new(false),
         });
         let (arrive, arrivals) = mpsc::channel(ARRIVALS);
         Ok(Some(Self { shared, tasks: TaskTracker::new(), arrivals: Mutex::new((arrive, Some(arrivals))) }))
@@ -231,6 +234,7 @@ impl Shared {
             coming: Coming::default(),
             own: Mutex::default(),
             begun: AtomicBool::new(false),
+            keys_by_events: AtomicBool::new(false),
         })
     }
 

@@ -13,6 +13,7 @@ use tracing::{debug, info};
 use super::{
     Error,
     client::Shared,
+    config::Media,
     error::escaped,
     ids::Owner,
     line::Wire,
@@ -20,8 +21,10 @@ use super::{
     registry::State,
     socket::Socket,
     stasis,
+    version::{DIGITS, Version},
     wire::{Channel, Event, Kind},
 };
+use crate::call::Digit;
 
 /// Events that come in floods and mean nothing here.
 const UNWANTED: &[&str] = &["ChannelVarset", "ChannelDialplan", "ChannelCallerId", "ChannelConnectedLine"];
@@ -102,6 +105,8 @@ impl Shared {
     /// From now on we are told of calls.
     async fn ready(&self) {
         let version = self.rest.info().await.map(|info| escaped(&info.system.version)).unwrap_or_default();
+        let is_old = Version::parse(&version).is_some_and(|version| !version.has(DIGITS));
+        self.keys_by_events.store(is_old && self.pbx.media == Media::AudioSocket, Ordering::Release);
         info!(
             pbx = self.name,
             app = self.pbx.app,
@@ -152,8 +157,11 @@ impl Shared {
                 self.update(&channel, |state| state.ringing = true);
             }
             Kind::ChannelDtmfReceived { channel, digit, .. } => {
-                // heard by legs by RTP; all others bring keys by themselves
+                // heard by legs by RTP; all others bring keys by themselves, but for AudioSocket of old Asterisks
                 self.registry.press(&channel, &digit);
+                if self.keys_by_events.load(Ordering::Acquire) {
+                    self.press(&channel, &digit);
+                }
                 self.update(&channel, |state| state.keys = (state.keys.0.wrapping_add(1), digit.chars().next()));
             }
             Kind::BridgeDestroyed { bridge } => self.update(&bridge, |state| state.left = true),
@@ -164,6 +172,15 @@ impl Shared {
             _ => {}
         }
         false
+    }
+
+    /// A key of a caller, while they are with their agent.
+    fn press(&self, caller: &str, key: &str) {
+        let mut chars = key.chars();
+        let digit = chars.next().filter(|_| chars.next().is_none()).and_then(|key| Digit::try_from(key).ok());
+        if let (Some(digit), Some(uuid)) = (digit, self.registry.uuid_of(caller)) {
+            self.host.press(uuid, digit);
+        }
     }
 
     /// What nobody watches is nobody's business.

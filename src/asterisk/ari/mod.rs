@@ -23,6 +23,7 @@ mod rest;
 pub mod server;
 mod socket;
 mod stasis;
+pub mod version;
 pub mod wire;
 
 use std::{fmt, pin::Pin, time::Duration};
@@ -42,7 +43,7 @@ pub use self::{
     rest::{ExternalMedia, Origin, Rest, Target},
     server::Server,
 };
-use crate::asterisk::rtp;
+use crate::{asterisk::rtp, call::Digit};
 pub use crate::asterisk::telemetry::AriStats as Stats;
 
 /// What a [`Host`] answers some time later.
@@ -64,6 +65,9 @@ pub trait Host: fmt::Debug + Send + Sync + 'static {
 
     /// An announced call does not come after all, for a reason with this code.
     fn failed(&self, uuid: Uuid, code: &'static str) -> Later<'_, ()>;
+
+    /// The caller of a call has pressed a key, of which its audio does not tell.
+    fn press(&self, uuid: Uuid, digit: Digit);
 
     /// A call is over of which Asterisk says nothing any more.
     fn end(&self, uuid: Uuid);

@@ -49,6 +49,8 @@ pub enum Progress {
         answered: bool,
         /// Why, where Asterisk said.
         cause: Option<Cause>,
+        /// They had answered, but were never connected with the agent, for a reason with this code.
+        fault: Option<&'static str>,
     },
 }
 
@@ -100,11 +102,13 @@ impl Control {
                 // nobody listens: nobody wants to know
                 let _ = progress.try_send(Progress::Answered);
                 info!("answered");
-                stasis::serve_called(Arc::clone(&shared), dial.uuid, ids, called).await;
-                let _ = progress.try_send(Progress::Over { answered, cause: None });
+                let fault = stasis::serve_called(Arc::clone(&shared), dial.uuid, ids, called).await;
+                let _ = progress.try_send(Progress::Over { answered, cause: None, fault });
             } else {
                 info!(cause = ?state.cause, "not answered");
-                let _ = progress.try_send(Progress::Over { answered, cause: state.cause });
+                // who hung up at once was not connected either
+                let fault = answered.then_some("caller.hangup");
+                let _ = progress.try_send(Progress::Over { answered, cause: state.cause, fault });
             }
             drop(permit);
         };

@@ -113,6 +113,11 @@ impl Registry {
         calls.map(|placed| (placed.caller.clone(), placed.uuid)).collect()
     }
 
+    /// The UUID of the live call of this caller's channel.
+    pub fn uuid_of(&self, caller: &str) -> Option<Uuid> {
+        self.lock().calls.values().find(|placed| placed.caller == caller).map(|placed| placed.uuid)
+    }
+
     /// How many calls are live.
     pub fn calls(&self) -> usize {
         self.lock().calls.len()

@@ -97,7 +97,7 @@ struct Call {
     bridge: Watched,
     /// The leg, where it is one that has no connection which would tell its end.
     leg: Option<Listening>,
-    /// Whether the call is known to whoever takes calls.
+    /// Whether the call is known to whoever takes calls, and its end has to be.
     announced: bool,
     /// Whether there may be a bridge and a media channel.
     begun: bool,
@@ -133,8 +133,14 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
     .await;
 }
 
-/// Serves somebody whom we have called, who is known to whoever takes calls, and has answered.
-pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, called: Watched) {
+/// Serves somebody whom we have called, who is known to whoever takes calls, and has answered. Returns why they were never connected; whoever has
+/// called reports that.
+pub(super) async fn serve_called(
+    shared: Arc<Shared>,
+    uuid: Uuid,
+    ids: Ids,
+    called: Watched,
+) -> Option<&'static str> {
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
     let (asks, asked) = mpsc::channel(1);
     let (app, rest) = (shared.pbx.app.clone(), shared.rest.clone());
@@ -143,14 +149,21 @@ pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, call
     let (channel, format) = (Channel::default(), shared.pbx.format);
     // nobody's dialplan goes on behind a call of ours
     let after = After::Hangup;
-    let (announced, begun, leg) = (true, false, None);
+    let (announced, begun, leg) = (false, false, None);
     let mut call = Call { shared, uuid, channel, caller: called, media, bridge, leg, announced, begun, after, asked };
-    match call.connect(format, None).await {
-        Ok(()) => call.live().await,
-        Err(fault) => call.failed(&fault).await,
-    }
+    let fault = match call.connect(format, None).await {
+        Ok(()) => {
+            call.live().await;
+            None
+        }
+        Err(fault) => {
+            call.failed(&fault).await;
+            Some(fault.code())
+        }
+    };
     call.take_down().await;
     drop(place);
+    fault
 }
 
 impl Call {
@@ -328,7 +341,8 @@ impl Call {
             info!(code, "the caller hung up before the call was set up");
         } else {
             self.shared.stats.calls_failed.inc();
-            warn!(code, "the call cannot be set up, its dialplan goes on: {fault}");
+            let end = if self.channel.id.is_empty() { "it is hung up" } else { "its dialplan goes on" };
+            warn!(code, "the call cannot be set up, {end}: {fault}");
         }
         // with its audio connected it is a call that ends like any other
         if self.announced && !self.media.now().entered {

@@ -24,6 +24,9 @@ impl Call {
         if self.voice.is_voiced() {
             self.voiced_at = now;
         }
+        if self.answer.is_some() {
+            return self.answers(out);
+        }
         self.screened(now, out);
         match turn {
             Some(Turn::Onset) => {

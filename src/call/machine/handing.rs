@@ -5,7 +5,10 @@ use std::time::Instant;
 use super::{Call, DIALLED, FAREWELL, Farewell, LAST_SENTENCE, PAUSE_SLOTS, State};
 use crate::{
     audio::tone,
-    call::{AgentInput, Digit, EndReason, Output, Say, UtteranceId},
+    call::{
+        AgentInput, Digit, EndReason, OnMachine, Output, Say, UtteranceId,
+        turn::{AnsweredBy, Screening},
+    },
 };
 
 impl Call {
@@ -39,7 +42,8 @@ impl Call {
             // it was not meant for the caller
             self.cut(now, out);
         }
-        (self.last_of_all, self.heard_out_by) = (None, None);
+        (self.last_of_all, self.heard_out_by, self.answer) = (None, None, None);
+        self.voice.reset();
         self.state = State::Live;
         self.idle.answered();
         if self.agent_gone {
@@ -58,6 +62,29 @@ impl Call {
         self.state = State::Announcing { reason, words, told: false };
         if speaks {
             out.push(Output::Agent(AgentInput::Say(say)));
+        }
+    }
+
+    /// From now on whoever is at the leg in the caller's place is listened to.
+    pub(super) fn listen(&mut self) {
+        if matches!(self.state, State::HandingOver { told: true, .. } | State::Announcing { told: true, .. }) {
+            self.voice.reset();
+            self.answer = Some(Box::new(Screening::new(OnMachine::Speak)));
+        }
+    }
+
+    /// After each result of the VAD meanwhile.
+    pub(super) fn answers(&mut self, out: &mut Vec<Output>) {
+        let is_voiced = self.voice.is_voiced();
+        match self.answer.as_mut().and_then(|answer| answer.voice(is_voiced)) {
+            None => {}
+            Some(AnsweredBy::Human) => {
+                self.answer = None;
+                out.push(Output::HeardOut);
+            }
+            // whoever asked knows how long it is worth waiting
+            Some(AnsweredBy::Unknown) => self.answer = Some(Box::new(Screening::new(OnMachine::Speak))),
+            Some(AnsweredBy::Machine | AnsweredBy::Beep) => self.answer = None,
         }
     }
 

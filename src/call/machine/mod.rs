@@ -215,6 +215,8 @@ pub struct Call {
     farewell: Option<Farewell>,
     /// Who has answered is not known yet: the agent is not heard.
     screening: Option<Box<Screening>>,
+    /// Somebody in the caller's place is to say something.
+    answer: Option<Box<Screening>>,
     has_warned: bool,
     /// A frame with words that the leg refused.
     pending: Option<Frame>,
@@ -286,6 +288,7 @@ impl Call {
             thinking: None,
             farewell: None,
             screening: setup.screen.map(|on_machine| Box::new(Screening::new(on_machine))),
+            answer: None,
             has_warned: false,
             pending: None,
             words_out: false,
@@ -352,7 +355,7 @@ impl Call {
     #[must_use]
     pub fn wants_voice(&self) -> bool {
         let talks = !self.muted && (self.mode.barge_in || self.mode.speech_edges);
-        self.state == State::Live && (talks || self.screening.is_some())
+        (self.state == State::Live && (talks || self.screening.is_some())) || self.answer.is_some()
     }
 
     /// Whether a beep of the caller's line would mean anything now.
@@ -403,7 +406,9 @@ impl Call {
                 }
             }
             Command::Announce(say) => self.announce(say, now, out),
+            Command::Listen => self.listen(),
             Command::TakeBack(say) => self.take_back(say, now, out),
+            Command::Press(digit) => self.leg(LegEvent::Dtmf(digit), now, out),
             Command::Dial(digits) => self.dial(&digits),
             // the session's own
             Command::Record(_) => {}

@@ -71,6 +71,7 @@ struct State {
     requests: Vec<String>,
     continued: Vec<String>,
     rule: Option<Rule>,
+    version: Option<&'static str>,
 }
 
 /// Asterisk's end of a call by RTP.
@@ -116,6 +117,11 @@ impl FakeAri {
             }
         });
         Self { addr, inner, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The version that it tells from now on.
+    pub fn be(&self, version: &'static str) {
+        self.inner.lock().version = Some(version);
     }
 
     /// Decides about requests by their method and path, and by how many requests about calls there have been.
@@ -280,7 +286,16 @@ impl Inner {
     ) -> (u16, Value) {
         let get = |name: &str| query.get(name).cloned().unwrap_or_default();
         match (method.as_str(), path) {
-            ("GET", ["asterisk", "info"]) => (200, json!({"system": {"version": "22.10.1-fake"}})),
+            ("GET", ["asterisk", "info"]) => {
+                (200, json!({"system": {"version": self.lock().version.unwrap_or("22.10.1-fake")}}))
+            }
+            ("POST", ["channels"]) => {
+                // who is called answers at once
+                let id = get("channelId");
+                self.lock().channels.insert(id.clone(), true);
+                self.tell("StasisStart", &id);
+                (200, json!({"id": id}))
+            }
             ("PUT", ["applications", _, "eventFilter"]) => (200, json!({"name": self.app})),
             ("GET", ["applications", _]) => {
                 let state = self.lock();

@@ -57,8 +57,8 @@ impl Call {
         };
         self.end(&called).await;
         if self.caller.now().left || self.has_agent_left() {
-            // whoever listens is told once
-            let _ = told.try_send(Consulted::Over);
+            // whoever listens is told once; nobody does: it is nobody's business
+            let _ = told.send(Consulted::Over).await;
             if !self.caller.now().left {
                 self.silence().await;
             }
@@ -66,7 +66,7 @@ impl Call {
         }
         match self.back(&asked).await {
             Ok(()) => {
-                let _ = told.try_send(Consulted::Back { answered, cause });
+                let _ = told.send(Consulted::Back { answered, cause }).await;
                 Then::On
             }
             Err(error) => {
@@ -134,7 +134,7 @@ impl Call {
             }
         }
         // whoever listens decides; nobody does: the caller goes back
-        let _ = told.try_send(Consulted::Answered);
+        let _ = told.send(Consulted::Answered).await;
         let mut state = called.now();
         loop {
             tokio::select! { biased;
@@ -146,6 +146,7 @@ impl Call {
                         return Ok(false);
                     }
                     if let (true, Some(key)) = (now.keys != state.keys, now.keys.1) {
+                        // keys alone may find no room
                         let _ = told.try_send(Consulted::Key(key));
                     }
                     state = now;
@@ -167,7 +168,7 @@ impl Call {
         }
         let begun = Instant::now();
         info!("the caller is with who was asked");
-        let _ = told.try_send(Consulted::Joined);
+        let _ = told.send(Consulted::Joined).await;
         // the agent leaves by itself
         let _ = timeout(LEAVING, self.agent_left()).await;
         if !self.media.now().left {

@@ -148,6 +148,32 @@ fn somebody_else_at_the_leg_hears_the_announcement_and_nothing_but_it() {
 }
 
 #[test]
+fn whoever_answers_in_few_words_has_said_yes_and_a_machine_has_not() {
+    let told = |speech: u64, silence: u64| {
+        let mut sim = Sim::new(CASCADE, Config::default());
+        // nobody is there yet
+        command(&mut sim, Command::Listen);
+        assert!(!sim.call.wants_voice() || sim.told("HeardOut").is_empty());
+        command(&mut sim, Command::HandOver(EndReason::CallerHangup));
+        sim.run(100);
+        command(&mut sim, Command::Listen);
+        // more than it takes for nobody to have answered
+        sim.run(4_000);
+        sim.say(speech);
+        sim.run(silence);
+        let told = sim.told("HeardOut").len() - 1;
+        command(&mut sim, Command::TakeBack(None));
+        sim.say(400);
+        assert!(sim.end.is_none() && sim.told("HeardOut").len() == told + 1);
+        told
+    };
+    assert_eq!(told(400, 1_200), 1);
+    assert_eq!(told(1_800, 1_200), 1);
+    assert_eq!(told(0, 5_000), 0, "silence");
+    assert_eq!(told(6_000, 4_000), 0, "a machine");
+}
+
+#[test]
 fn an_announcement_that_never_comes_is_waited_for_20_s_and_one_that_cannot_not_at_all() {
     for (mode, limit) in [(CASCADE, 20_000), (Mode { obeys: false, ..CASCADE }, 0)] {
         let mut sim = Sim::new(mode, Config::default());
