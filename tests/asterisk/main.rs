@@ -23,4 +23,5 @@ mod receptionist;
 mod recordings;
 mod rtp;
 mod soak;
+mod tools;
 mod websocket;

@@ -43,8 +43,8 @@ pub use self::{
     rest::{ExternalMedia, Origin, Rest, Target},
     server::Server,
 };
-use crate::{asterisk::rtp, call::Digit};
 pub use crate::asterisk::telemetry::AriStats as Stats;
+use crate::{asterisk::rtp, call::Digit};
 
 /// What a [`Host`] answers some time later.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

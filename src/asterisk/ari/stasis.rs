@@ -135,12 +135,7 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
 
 /// Serves somebody whom we have called, who is known to whoever takes calls, and has answered. Returns why they were never connected; whoever has
 /// called reports that.
-pub(super) async fn serve_called(
-    shared: Arc<Shared>,
-    uuid: Uuid,
-    ids: Ids,
-    called: Watched,
-) -> Option<&'static str> {
+pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, called: Watched) -> Option<&'static str> {
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
     let (asks, asked) = mpsc::channel(1);
     let (app, rest) = (shared.pbx.app.clone(), shared.rest.clone());

@@ -10,6 +10,10 @@ pub mod rtp;
 pub mod services;
 pub mod sip;
 
+#[path = "../../it/support/connector.rs"]
+pub mod connector;
+#[path = "../../it/support/language_model.rs"]
+pub mod language_model;
 #[path = "../../it/support/receiver.rs"]
 pub mod receiver;
 #[path = "../../it/support/sts_server.rs"]
