@@ -42,7 +42,7 @@ pub struct Deed {
 }
 
 /// The names there are, those of AVR's tools after our own.
-pub const NAMES: [(&str, Builtin); 9] = [
+pub const NAMES: [(&str, Builtin); 10] = [
     ("hangup", Builtin::Hangup),
     ("transfer", Builtin::Transfer),
     ("attended_transfer", Builtin::AttendedTransfer),
@@ -160,7 +160,7 @@ impl Builtin {
             Self::AttendedTransfer => {
                 let Target { exten, .. } = place(read(arguments)?, places)?;
                 let attended = Attended { to: exten, music: true, ..Attended::default() };
-                Deed { request: Request::Attend(attended), last: true, done: "They have taken the caller." }
+                Deed { request: Some(Request::Attend(attended)), last: true, done: "They have taken the caller." }
             }
             Self::SendDtmf => {
                 let Keys { digits } = read(arguments)?;
