@@ -14,7 +14,7 @@ pub use self::{
     chain::{Chain, place, split},
     vendors::{VENDORS, Vendor, known},
 };
-use super::websocket;
+use super::{stt, websocket};
 
 /// A part of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,6 +133,7 @@ impl Service {
         match self {
             Self::Url(url) => url.scheme().starts_with("ws"),
             // these hear whole utterances
+            Self::Named(named) if named.vendor == Vendor::OpenAi => stt::is_realtime(named),
             Self::Named(named) => !matches!(named.vendor, Vendor::OpenAi | Vendor::Wyoming | Vendor::Builtin),
         }
     }

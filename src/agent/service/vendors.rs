@@ -290,7 +290,7 @@ pub const VENDORS: &[Row] = &[
                 base: Some("https://api.openai.com/v1"),
                 model: Some("gpt-4o-mini-transcribe"),
                 needs: &[],
-                takes: &["language", "prompt", "temperature"],
+                takes: &["language", "prompt", "temperature", "realtime", "delay", "noise_reduction"],
             },
             llm(Some("https://api.openai.com/v1")),
             Offer {

@@ -11,6 +11,7 @@ mod http;
 mod joiner;
 mod kept;
 mod line;
+mod realtime;
 mod relay;
 mod scribe;
 mod soniox;
@@ -21,6 +22,7 @@ mod ws;
 use std::sync::Arc;
 
 pub use joiner::{Joiner, fuzz};
+pub use realtime::serves as is_realtime;
 pub use relay::listen;
 use tokio::sync::mpsc;
 use url::Url;
@@ -99,6 +101,7 @@ async fn vendor(ctx: Context, named: Named, ends: Ends) -> Result<(), Fault> {
         Vendor::AssemblyAi => Box::new(assemblyai::AssemblyAi::new(&ctx, named)),
         Vendor::Speechmatics => Box::new(speechmatics::Speechmatics::new(&ctx, named)),
         Vendor::ElevenLabs => Box::new(scribe::Scribe::new(&ctx, named)),
+        Vendor::OpenAi if realtime::serves(&named) => Box::new(realtime::Realtime::new(&ctx, named)),
         Vendor::OpenAi | Vendor::Wyoming | Vendor::Builtin => return batch::Line::new(ctx, named, ends).run().await,
         other => {
             let what = format_args!("there is no adapter for {}", other.name());

@@ -6,6 +6,7 @@ mod gateway;
 mod llm_failover;
 mod sdk;
 mod sts_calls;
+mod sts_faults;
 mod sts_vendors;
 mod stt_failover;
 mod stt_faults;
@@ -185,8 +186,13 @@ impl Peer {
                 }
                 Message::Text(text) => {
                     let chunk: Value = serde_json::from_str(&text).unwrap();
-                    assert_eq!(chunk["message_type"], "input_audio_chunk", "{text}");
-                    audio.extend(BASE64_STANDARD.decode(chunk["audio_base_64"].as_str().unwrap()).unwrap());
+                    let data = if chunk["type"] == "input_audio_buffer.append" {
+                        &chunk["audio"]
+                    } else {
+                        assert_eq!(chunk["message_type"], "input_audio_chunk", "{text}");
+                        &chunk["audio_base_64"]
+                    };
+                    audio.extend(BASE64_STANDARD.decode(data.as_str().unwrap()).unwrap());
                 }
                 other => panic!("{other:?}"),
             }

@@ -225,7 +225,47 @@ pub const SCRIBE: Vendor = Vendor {
     },
 };
 
-pub const ALL: [Vendor; 7] = [NOVA, FLUX, VOSK, SONIOX, ASSEMBLYAI, SPEECHMATICS, SCRIBE];
+pub const REALTIME: Vendor = Vendor {
+    service: "openai:gpt-realtime-whisper?language=en",
+    path: "/realtime",
+    query: &[("intent", "transcription")],
+    auth: Some(("authorization", "Bearer ")),
+    frame: 160,
+    opening: Some(|update| {
+        let input = json!({"format": {"type": "audio/pcmu"}, "transcription": {"model": "gpt-realtime-whisper", "language": "en"}, "turn_detection": null});
+        assert_eq!(
+            *update,
+            json!({"type": "session.update", "session": {"type": "transcription", "audio": {"input": input}}})
+        );
+    }),
+    ready: Some(r#"{"type":"session.updated","event_id":"e","session":{"type":"transcription"}}"#),
+    finalize: None,
+    partial: |text| {
+        vec![
+            json!({"type": "conversation.item.input_audio_transcription.delta", "event_id": "e", "item_id": "p", "content_index": 0, "delta": text}),
+        ]
+    },
+    last: |text, at| {
+        let item = format!("item_{at}");
+        vec![
+            json!({"type": "input_audio_buffer.committed", "event_id": "e", "item_id": item, "previous_item_id": null}),
+            json!({"type": "conversation.item.input_audio_transcription.completed", "event_id": "e", "item_id": item, "content_index": 0, "transcript": text,
+                   "usage": {"type": "duration", "seconds": 1.0}}),
+        ]
+    },
+    error: |last| {
+        let (kind, code, message) = if last {
+            ("invalid_request_error", "invalid_api_key", "bad key sk-hunter2-secret")
+        } else {
+            ("server_error", "oh", "oh")
+        };
+        Some(
+            json!({"type": "error", "event_id": "e", "error": {"type": kind, "code": code, "message": message, "param": null}}),
+        )
+    },
+};
+
+pub const ALL: [Vendor; 8] = [NOVA, FLUX, VOSK, SONIOX, ASSEMBLYAI, SPEECHMATICS, SCRIBE, REALTIME];
 
 impl Vendor {
     /// The service at an address.
