@@ -124,6 +124,14 @@ pub enum Told {
     Strange,
 }
 
+impl Told {
+    /// Whether the vendor does what is expected of it.
+    pub const fn is_answer(&self) -> bool {
+        use Told::{Audio, Caller, Calls, Interrupted, TurnDone, Words};
+        matches!(self, Audio { .. } | Words { .. } | TurnDone | Interrupted | Caller { .. } | Calls(_))
+    }
+}
+
 /// Why a session does not go on.
 #[derive(Debug)]
 pub struct Fatal {

@@ -124,8 +124,8 @@ impl Agent {
         if !overrides.is_empty() {
             start["conversation_config_override"] = overrides.into();
         }
-        let plain = |value: &&Value| value.is_string() || value.is_number() || value.is_boolean();
-        let known = setup.about.iter().filter(|(_, value)| plain(&value)).take(MAX_VARIABLES);
+        let plain = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
+        let known = setup.about.iter().filter(|(_, value)| plain(value)).take(MAX_VARIABLES);
         let variables: Map<_, _> = known.map(|(name, value)| (name.clone(), value.clone())).collect();
         if !variables.is_empty() {
             start["dynamic_variables"] = variables.into();

@@ -25,8 +25,12 @@ impl Line {
         let text = if let Incoming::Text(text) = &message { Some(*text) } else { None };
         self.dialect.read(message, &mut told);
         self.unanswered = 0;
-        // as long as it is at work something more should come
-        self.asked = (self.dialect.is_busy() && self.tools.is_empty()).then(Instant::now);
+        if self.dialect.is_busy() && self.tools.is_empty() {
+            // something more should come
+            self.asked = Some(Instant::now());
+        } else if told.iter().any(Told::is_answer) {
+            self.asked = None;
+        }
         for one in told.drain(..) {
             match (one, text) {
                 (Told::Strange, text) => self.note(text.unwrap_or("binary")),
