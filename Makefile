@@ -67,7 +67,7 @@ bench-webhooks: ## Events per second, on SQLite and PostgreSQL, and what they do
 SOAK_CALLS ?= 10000
 soak: ## SOAK_CALLS calls through a real Asterisk, 20 a second: nothing is left in it, and the gateway does not grow
 	@scripts/setup.sh test
-	HARK_SOAK_CALLS=$(SOAK_CALLS) $(CARGO) test --locked --test asterisk -- --nocapture soak::
+	HARK_SOAK_CALLS=$(SOAK_CALLS) HARK_SOAK_AT_ONCE=$(SOAK_AT_ONCE) $(CARGO) test --locked --test asterisk -- --nocapture --test-threads=1 soak::
 
 # nothing in it is timed: the dependencies that the tests have are good enough, and need not be built again
 quality: ## Measure how well calls are listened to, on recorded speech; ARGS names single tables

@@ -135,3 +135,52 @@ async fn beside_a_running_gateway_asterisk_reaches_it_and_no_call_begins() {
     assert!(metrics.lines().any(|line| line == "hark_calls_total 0"), "{metrics}");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_of_audio_is_tried_whatever_carries_it_and_nothing_is_left() {
+    use hark::asterisk::ari::Media;
+    let ari = free_port();
+    let lab = Lab::with_ari(nowhere(), ari).await;
+    for (media, part) in [(Media::Rtp, "both ways"), (Media::WebSocket, "connects to Asterisk's channels")] {
+        let (mut config, _data) = settings(ari);
+        config.ari.media = media;
+        let report = examine(&config).await;
+        assert!(report.is_ok(), "{report}\n{}", lab.log());
+        expect(&report, "asterisk: audio", Status::Ok, part);
+        empty(&lab).await;
+    }
+    // Asterisk is told to send elsewhere
+    let (mut config, _data) = settings(ari);
+    (config.ari.media, config.rtp.advertise) = (Media::Rtp, Some("127.0.0.9".to_owned()));
+    let report = examine(&config).await;
+    expect(&report, "asterisk: audio", Status::Fail, "none of the packets");
+    empty(&lab).await;
+    let gone = async {
+        while lab.cli("ari show apps").await.contains("hark-doctor") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let gone = tokio::time::timeout(crate::support::PATIENCE, gone).await;
+    assert!(gone.is_ok(), "{}", lab.cli("ari show apps").await);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_asterisk_connects_is_seen_and_why_not() {
+    use hark::asterisk::ari::Connect;
+    let (ari, at) = (free_port(), free_port());
+    let lab = Lab::edited(nowhere(), |etc| crate::support::lab::add_ari_outbound(etc, at, "persistent")).await;
+    let (mut config, _data) = settings(ari);
+    (config.ari.url, config.ari.connect, config.ari_server.listen) = (None, Connect::Persistent, Some(at));
+    let report = examine(&config).await;
+    expect(&report, "asterisk: connection", Status::Ok, "with the right password");
+    config.ari.password = "hunter2".to_owned();
+    let report = examine(&config).await;
+    expect(&report, "asterisk: connection", Status::Fail, "outbound_websocket");
+    assert!(!report.to_string().contains("hunter2"), "{report}");
+    // nobody comes
+    config.ari_server.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let report = examine(&config).await;
+    expect(&report, "asterisk: connection", Status::Fail, "does not come");
+    lab.stop().await;
+}

@@ -1,5 +1,5 @@
 //! Thousands of calls through `Stasis()`, one after another and side by side: Asterisk is left empty, and the gateway as small as it was.
-//! `make soak` makes 10,000 of them.
+//! `make soak` makes 10,000 of them, and 200 at once by each kind of media.
 
 use std::time::Duration;
 
@@ -72,4 +72,73 @@ async fn calls_leave_asterisk_empty_and_the_gateway_as_small_as_it_was() {
     assert!(after < before + GROWTH_KB, "{after} kB where it was {before}");
     hark.kill().await;
     lab.stop().await;
+}
+
+/// Calls of which each lives until the last has come, 20 a second; for each the ms from `INVITE` to the answer, and to the first word.
+async fn at_once(lab: &Lab, count: usize) -> Vec<(u128, u128)> {
+    let (begun, all) = (Instant::now(), tokio::sync::Barrier::new(count));
+    let call = async |n: usize| {
+        sleep_until(begun + EVERY * u32::try_from(n).expect("not so many")).await;
+        let since = Instant::now();
+        let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await;
+        let call = call.unwrap_or_else(|code| panic!("call {n} is refused with {code}\n{}", lab.log()));
+        let answered = since.elapsed().as_millis();
+        let greeted = |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().any(|sample| sample.unsigned_abs() > 100);
+        assert!(call.rtp.wait(Duration::from_secs(20), greeted).await, "call {n} is silent\n{}", lab.log());
+        let greeted = since.elapsed().as_millis();
+        all.wait().await;
+        call.hang_up().await;
+        (answered, greeted)
+    };
+    futures_util::future::join_all((0..count).map(call)).await
+}
+
+fn shown(what: &str, mut ms: Vec<u128>) -> String {
+    ms.sort_unstable();
+    let at = |share: usize| ms[(ms.len() * share / 100).min(ms.len() - 1)];
+    format!("{what}: p50 {} ms, p95 {} ms, slowest {} ms", at(50), at(95), at(100))
+}
+
+async fn many_at_once(media: &str) {
+    let count: usize = std::env::var("HARK_SOAK_AT_ONCE").ok().and_then(|count| count.parse().ok()).unwrap_or(10);
+    let (ari, data) = (free_port(), tempfile::tempdir().expect("a directory"));
+    let (url, dir) = (format!("http://{ari}"), data.path().display().to_string());
+    let env = [
+        ("ARI_URL", url.as_str()),
+        ("ARI_USERNAME", ARI_USER.0),
+        ("ARI_PASSWORD", ARI_USER.1),
+        ("HARK__ARI__MEDIA", media),
+        ("HARK_DATA_DIR", &dir),
+    ];
+    let hark = Process::with(None, &env).await;
+    let lab = Lab::with_ari(hark.gateway(), ari).await;
+    lab.logged("Creating Stasis app 'hark'").await;
+    let took = at_once(&lab, count).await;
+    empty(&lab).await;
+    let (_, metrics) = get(hark.gateway().http.expect("HTTP is on"), "/metrics").await;
+    let failed = metrics.lines().any(|line| line == "hark_ari_calls_failed_total 0");
+    assert!(failed, "set-ups failed: {metrics}");
+    println!("{count} calls at once by {media}, 20 a second, phones, Asterisk and Hark on this machine");
+    println!("{}", shown("INVITE to answer", took.iter().map(|(answered, _)| *answered).collect()));
+    println!("{}", shown("INVITE to the first word", took.iter().map(|(_, greeted)| *greeted).collect()));
+    for line in metrics.lines().filter(|line| line.starts_with("hark_ari_setup_seconds")) {
+        println!("{line}");
+    }
+    hark.kill().await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_at_once_by_audiosocket() {
+    many_at_once("audiosocket").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_at_once_by_rtp() {
+    many_at_once("rtp").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_at_once_by_chan_websocket() {
+    many_at_once("websocket").await;
 }

@@ -71,9 +71,9 @@ impl Talk {
         self.model.asked().await
     }
 
-    /// Whether the caller has heard the sentence, whole.
-    fn has_heard(&self) -> bool {
-        find(&self.call.rtp.audio(), &self.sentence).is_some()
+    /// Whether the caller has heard the sentence, whole. The last of it may be on its way.
+    async fn has_heard(&self) -> bool {
+        self.call.rtp.wait(Duration::from_secs(1), |rtp| find(&rtp.audio(), &self.sentence).is_some()).await
     }
 
     /// The model calls a tool behind the sentence; what it is told, once it asks again.
@@ -103,7 +103,7 @@ async fn what_was_said_is_heard_before_the_model_hangs_up() {
     let asked = talk.says("That was all.").await;
     asked.call(SENTENCE, &[("call-1", "hangup", json!({}))]).await;
     talk.call.hung_up(PATIENCE).await;
-    assert!(talk.has_heard(), "the sentence was cut");
+    assert!(talk.has_heard().await, "the sentence was cut");
     assert_eq!(crate::control::reason(&talk.world.hark, talk.uuid).await, "hangup");
     talk.world.empty().await;
     talk.world.stop().await;
@@ -139,7 +139,7 @@ async fn what_was_said_is_heard_before_the_caller_is_in_the_dialplan() {
     let asked = talk.says("A person please.").await;
     asked.call(SENTENCE, &[("call-1", "transfer", json!({"to": "person"}))]).await;
     operator_answers(&talk.world.lab, &talk.call).await;
-    assert!(talk.has_heard(), "the sentence was cut");
+    assert!(talk.has_heard().await, "the sentence was cut");
     assert_eq!(crate::control::reason(&talk.world.hark, talk.uuid).await, "transferred");
     talk.hang_up().await;
 }
@@ -150,7 +150,7 @@ async fn whoever_answers_has_the_caller_and_the_sentence_was_heard_before() {
     let asked = talk.says("Connect me.").await;
     asked.call(SENTENCE, &[("call-1", "attended_transfer", json!({"to": "answer"}))]).await;
     let phone = timeout(PATIENCE, talk.callee.answered.recv()).await.expect("in time").expect("the phone lives");
-    assert!(talk.has_heard(), "the sentence was cut");
+    assert!(talk.has_heard().await, "the sentence was cut");
     assert_eq!(crate::control::reason(&talk.world.hark, talk.uuid).await, "transferred");
     let words = Codec::Ulaw.heard(&noise(SECOND, 73));
     // what is said while a channel joins is lost

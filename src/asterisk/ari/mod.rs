@@ -17,6 +17,7 @@ mod line;
 mod metadata;
 mod orphans;
 mod outbound;
+pub mod probe;
 mod proof;
 mod registry;
 mod rest;

@@ -136,7 +136,8 @@ impl Rest {
     }
 
     /// Where it is, as far as that is known.
-    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&Endpoint> {
         self.inner.endpoint.as_ref()
     }
 

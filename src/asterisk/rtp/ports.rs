@@ -185,6 +185,11 @@ impl Sockets {
 }
 
 impl Opened {
+    /// The port itself.
+    pub(in crate::asterisk) fn into_socket(self) -> UdpSocket {
+        self.socket
+    }
+
     /// A call on it, and what whoever made its channel keeps.
     #[must_use]
     pub fn call(self, uuid: Uuid, format: AudioFormat, told: Told) -> (Pending, Line) {

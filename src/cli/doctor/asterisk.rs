@@ -4,7 +4,7 @@ use super::report::{Advice, Check};
 use crate::{
     asterisk::ari::{
         Media, MediaFormat, Pbx,
-        version::{AUDIOSOCKET, DIGITS, Version, WEBSOCKET, WIDEBAND, first},
+        version::{AUDIOSOCKET, DIGITS, OUTBOUND, Version, WEBSOCKET, WIDEBAND, first},
     },
     config::Config,
 };
@@ -17,6 +17,12 @@ pub(super) fn version(name: &str, text: &str, section: &str, pbx: &Pbx, config: 
     if !version.has(AUDIOSOCKET) {
         let advice = Advice::new("install Asterisk 22 (long-term support) or at least 18");
         return Check::fail(name, format!("Asterisk {text} has no AudioSocket")).advise(advice);
+    }
+    if pbx.connect.comes() && !version.has(OUTBOUND) {
+        let advice = Advice::new(format!("update Asterisk to {} or later, or let Hark connect", first(OUTBOUND)))
+            .paste("hark.toml", [section, "connect = \"hark\""]);
+        return Check::fail(name, format!("Asterisk {text} does not connect by itself (outbound WebSockets)"))
+            .advise(advice);
     }
     if pbx.media == Media::WebSocket && !version.has(WEBSOCKET) {
         let advice = Advice::new(format!("update Asterisk to {} or later, or use AudioSocket", first(WEBSOCKET)))
@@ -97,6 +103,7 @@ fn needs(pbx: &Pbx, config: &Config) -> Vec<&'static Need> {
         may("func_uri", "metadata in Dial(WebSocket/…)"),
     ];
     const MANAGER: &[Need] = &[may("func_dialplan", "refusing transfers to places that do not exist")];
+    const COMING: &[Need] = &[must("res_websocket_client", "ari.connect")];
     const CARRIER: &[Need] = &[must("chan_websocket", "media = \"websocket\"")];
     const PACKETS: &[Need] = &[
         must("res_rtp_asterisk", "media = \"rtp\""),
@@ -121,6 +128,9 @@ fn needs(pbx: &Pbx, config: &Config) -> Vec<&'static Need> {
     }
     if config.websocket.listen.is_some() {
         all.extend(SOCKET);
+    }
+    if pbx.connect.comes() {
+        all.extend(COMING);
     }
     if config.ami.host.is_some() {
         all.extend(MANAGER);

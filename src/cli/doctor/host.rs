@@ -89,15 +89,23 @@ pub(super) async fn listeners(config: &Config, http: &reqwest::Client) -> (Vec<C
 
 /// The port of chan_websocket, where one is configured.
 pub(super) async fn websocket(config: &Config, gateway: Gateway) -> Option<(Option<Door>, Check)> {
-    let (name, key, listen) = ("websocket port", "websocket.listen", config.websocket.listen?);
-    Some(match TcpListener::bind(listen).await {
+    Some(door("websocket port", "websocket.listen", config.websocket.listen?, gateway).await)
+}
+
+/// The port to which Asterisks connect, where one is configured.
+pub(super) async fn ari(config: &Config, gateway: Gateway) -> Option<(Option<Door>, Check)> {
+    Some(door("ari port", "ari_server.listen", config.ari_server.listen?, gateway).await)
+}
+
+async fn door(name: &'static str, key: &str, listen: SocketAddr, gateway: Gateway) -> (Option<Door>, Check) {
+    match TcpListener::bind(listen).await {
         Ok(listener) => (Some(Door::new(listener)), Check::ok(name, format!("{listen} is free"))),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && gateway != Gateway::Absent => {
             (None, Check::ok(name, format!("{listen}: the running gateway's")))
         }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => (None, taken(name, key, listen)),
         Err(error) => (None, unusable(name, key, listen, &error)),
-    })
+    }
 }
 
 fn taken(name: &str, key: &str, listen: SocketAddr) -> Check {

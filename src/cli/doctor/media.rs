@@ -1,14 +1,24 @@
 //! The way back: whether Asterisk's audio reaches Hark. Asterisk is asked to open an AudioSocket, to our own listener or, where a gateway
-//! runs, to that one with a UUID that it knows and hangs up on ([`PROBE`]): no call begins, nobody hears anything.
+//! runs, to that one with a UUID that it knows and hangs up on ([`PROBE`]): no call begins, nobody hears anything. By RTP two channels of Asterisk's
+//! are bridged for a moment, with nobody else in them; a channel of chan_websocket is connected to, and let go.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{Advice, Check, Gateway, STEP, pbx::Patient};
 use crate::asterisk::{
-    ari::{Error, ExternalMedia, Media},
+    ari::{
+        Error, ExternalMedia, Media,
+        probe::{self, NotTried, Ways},
+    },
     audiosocket::PROBE,
+    rtp::Sockets,
+    websocket,
 };
 
 /// The application of the channel that is made. Nobody has it, so the channel ends by itself even where we cannot end it.
@@ -17,12 +27,10 @@ pub(super) const APP: &str = "hark-doctor";
 /// Tries it. `unable`: Asterisk lacks the module for it.
 pub(super) async fn examine(patient: &Patient<'_>, unable: bool) -> Check {
     let (name, context) = (patient.part("audio"), patient.context);
-    if patient.pbx.media == Media::WebSocket {
-        return Check::ok(name, "goes to Asterisk's HTTP server (media = \"websocket\"), which answers");
-    }
-    if patient.pbx.media == Media::Rtp {
-        let found = "goes by UDP (media = \"rtp\"), which nothing answers: whether it arrives is seen by the first call (rtp.quiet in the log)";
-        return Check::skipped(name, found);
+    match patient.pbx.media {
+        Media::WebSocket => return fetched(name, patient).await,
+        Media::Rtp => return packets(name, patient).await,
+        Media::AudioSocket => {}
     }
     if unable {
         return Check::skipped(name, "without chan_audiosocket.so Asterisk cannot connect: see its modules");
@@ -67,6 +75,80 @@ pub(super) async fn examine(patient: &Patient<'_>, unable: bool) -> Check {
             Check::fail(name, error.to_string()).advise(advice)
         }
         (Err(error), None) => failed(name, patient, &host, listen, &error),
+    }
+}
+
+/// Hark connects to a channel of chan_websocket, which nobody hears.
+async fn fetched(name: String, patient: &Patient<'_>) -> Check {
+    let id = format!("hark-doctor-{}", Uuid::new_v4().simple());
+    let made = patient.rest.external_websocket(&id, APP, patient.pbx.format.as_str()).await;
+    let check = match made {
+        Ok(channel) => {
+            let told = channel.channelvars.get("MEDIA_WEBSOCKET_CONNECTION_ID").and_then(serde_json::Value::as_str);
+            match told.zip(patient.rest.endpoint()) {
+                Some((connection, endpoint)) => {
+                    let config = Arc::new(patient.context.config.websocket.clone());
+                    let url = endpoint.media(connection);
+                    let dial = websocket::Dial { uuid: Uuid::new_v4(), url, config, stats: Arc::default() };
+                    // let go again at once: the channel ends with it
+                    match timeout(STEP, dial.connect()).await {
+                        Ok(Ok(_)) => Check::ok(name, "Hark connects to Asterisk's channels (media = \"websocket\")"),
+                        Ok(Err(error)) => Check::fail(name, error.to_string()).advise(loaded()),
+                        Err(_) => Check::fail(name, "Asterisk's channel does not answer").advise(loaded()),
+                    }
+                }
+                None => Check::fail(name, "Asterisk does not say where its channel waits").advise(loaded()),
+            }
+        }
+        Err(error) => {
+            return Check::fail(name, format!("Asterisk makes no WebSocket channel: {error}")).advise(loaded());
+        }
+    };
+    // it has ended by itself already, or ends so
+    let _ = patient.rest.hang_up(&id, None).await;
+    check
+}
+
+fn loaded() -> Advice {
+    Advice::new("see the modules above")
+        .asterisk("module load res_http_websocket.so")
+        .asterisk("module load chan_websocket.so")
+}
+
+/// Packets go into one channel of chan_rtp and come out of another.
+async fn packets(name: String, patient: &Patient<'_>) -> Check {
+    let (config, pbx) = (&patient.context.config.rtp, patient.pbx);
+    let sockets = Sockets::new(config, Arc::default());
+    let tried = probe::rtp(&patient.rest, pbx, &sockets, (patient.local, Arc::clone(&patient.context.tls))).await;
+    let listen = |text: String| {
+        let bind = "bind = \"0.0.0.0\"      ; or the address that the PBX reaches";
+        let host =
+            format!("advertise = \"{}\"", patient.local.map_or_else(|| "ADDRESS".to_owned(), |ip| ip.to_string()));
+        let lines = ["[rtp]", bind, &host, "ports = \"20000-20999\""];
+        Advice::new(text).paste("hark.toml", lines).asterisk("rtp set debug on")
+    };
+    match tried {
+        Ok((Ways::Both(from), host)) => Check::ok(name, format!("RTP goes both ways: to {host}, and from {from}")),
+        Ok((Ways::FromAsterisk(from, to), _)) => {
+            let advice =
+                listen(format!("let UDP to {to} (rtpstart to rtpend of Asterisk's rtp.conf) through firewalls"));
+            Check::fail(name, format!("Asterisk's packets come from {from}, but ours to {to} do not arrive"))
+                .advise(advice)
+        }
+        Ok((Ways::None, host)) => {
+            let advice =
+                listen("say where Asterisk reaches this machine, and let those UDP ports through firewalls".to_owned());
+            Check::fail(name, format!("none of the packets that Asterisk sends to {host} arrives")).advise(advice)
+        }
+        Err(NotTried::Port(error)) => {
+            Check::fail(name, error.to_string()).advise(listen("choose other ports".to_owned()))
+        }
+        Err(error) => {
+            let advice = Advice::new("see the modules above")
+                .asterisk("module load res_rtp_multicast.so")
+                .asterisk("module load chan_rtp.so");
+            Check::fail(name, format!("RTP cannot be tried: {error}")).advise(advice)
+        }
     }
 }
 

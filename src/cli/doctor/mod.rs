@@ -4,6 +4,7 @@
 //! time limit of its own and all of them together one that cannot be passed.
 
 mod asterisk;
+mod coming;
 mod ear;
 mod host;
 mod manager;
@@ -71,6 +72,8 @@ struct Context<'a> {
     ear: Option<Ear>,
     /// The same for chan_websocket.
     door: Option<Door>,
+    /// The same for Asterisks that connect to us.
+    ari_door: Option<Door>,
 }
 
 /// Looks at everything.
@@ -96,7 +99,10 @@ pub async fn examine(config: &Config) -> Report {
     checks.extend(listeners);
     let (door, socket) = host::websocket(config, gateway).await.unzip();
     checks.extend(socket);
-    let context = Context { config, tls, http, gateway, ear, door: door.flatten() };
+    let (ari_door, port) = host::ari(config, gateway).await.unzip();
+    checks.extend(port);
+    let (door, ari_door) = (door.flatten(), ari_door.flatten());
+    let context = Context { config, tls, http, gateway, ear, door, ari_door };
     let mut work: Vec<(String, BoxFuture<'_, Vec<Check>>)> = vec![
         ("data directory".to_owned(), host::disk(config).boxed()),
         ("database".to_owned(), host::database(config).boxed()),
@@ -116,7 +122,7 @@ pub async fn examine(config: &Config) -> Report {
     if let Some(ear) = context.ear {
         ear.close().await;
     }
-    if let Some(door) = context.door {
+    for door in [context.door, context.ari_door].into_iter().flatten() {
         door.close().await;
     }
     Report { checks }

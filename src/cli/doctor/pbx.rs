@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use http::header::DATE;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Advice, Check, Context, Gateway, STEP, asterisk, media, socket};
+use super::{Advice, Check, Context, Gateway, STEP, asterisk, coming, media, socket};
 use crate::{
     asterisk::ari::{Endpoint, Error, Pbx, Rest, Stats},
     config::Config,
@@ -53,7 +53,20 @@ pub(super) struct Patient<'a> {
 
 /// Looks at one PBX.
 pub(super) async fn examine(name: &str, pbx: &Pbx, context: &Context<'_>) -> Vec<Check> {
-    let (called, url) = (called(name), pbx.url.as_deref().unwrap_or_default());
+    let called = called(name);
+    let coming =
+        async { if pbx.connect.comes() { Some(coming::examine(&called, name, pbx, context).await) } else { None } };
+    let Some(url) = pbx.url.as_deref() else {
+        let rest = "no ari.url: what Asterisk has loaded, and whether its audio reaches Hark, cannot be seen from here";
+        return coming.await.into_iter().chain([Check::skipped(format!("{called}: the rest"), rest)]).collect();
+    };
+    let (coming, mut checks) = tokio::join!(coming, by_requests(name, pbx, url, context));
+    checks.extend(coming);
+    checks
+}
+
+async fn by_requests(name: &str, pbx: &Pbx, url: &str, context: &Context<'_>) -> Vec<Check> {
+    let called = called(name);
     let section = if name == "default" { "[ari]".to_owned() } else { format!("[ari.pbx.{name}]") };
     // a doctor is less patient than a gateway
     let limit = u64::try_from(STEP.as_millis()).unwrap_or(u64::MAX);

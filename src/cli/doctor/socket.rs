@@ -48,7 +48,7 @@ impl Door {
     }
 
     /// The head that holds `text`.
-    async fn heard(&self, text: &str, limit: Duration) -> Option<String> {
+    pub async fn heard(&self, text: &str, limit: Duration) -> Option<String> {
         let mut heads = self.heads.clone();
         let there = |heads: &Vec<String>| heads.iter().any(|head| head.contains(text));
         let heads = timeout(limit, heads.wait_for(there)).await.ok()?.ok()?;
@@ -150,7 +150,12 @@ fn entry(host: &str, settings: &websocket::Config) -> impl Fn(&str) -> Advice {
 /// Whether a request with this head has the credentials that are configured.
 fn lets_in(head: &str, settings: &websocket::Config) -> bool {
     let Some(user) = settings.username.as_deref().filter(|user| !user.is_empty()) else { return true };
-    let wanted = BASE64_STANDARD.encode(format!("{user}:{}", settings.password));
+    is_user(head, user, &settings.password)
+}
+
+/// Whether a request with this head has this user and password.
+pub(super) fn is_user(head: &str, user: &str, password: &str) -> bool {
+    let wanted = BASE64_STANDARD.encode(format!("{user}:{password}"));
     head.lines().filter_map(|line| line.split_once(':')).any(|(name, value)| {
         let basic = value.trim().split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"));
         name.eq_ignore_ascii_case("authorization") && basic.is_some_and(|(_, value)| value.trim() == wanted)
