@@ -65,7 +65,8 @@ bench-webhooks: ## Events per second, on SQLite and PostgreSQL, and what they do
 	$(CARGO) bench --locked --bench webhooks
 
 SOAK_CALLS ?= 10000
-soak: ## SOAK_CALLS calls through a real Asterisk, 20 a second: nothing is left in it, and the gateway does not grow
+SOAK_AT_ONCE ?= 200
+soak: ## SOAK_CALLS calls through a real Asterisk, 20 a second: nothing is left in it, and the gateway does not grow; SOAK_AT_ONCE at once
 	@scripts/setup.sh test
 	HARK_SOAK_CALLS=$(SOAK_CALLS) HARK_SOAK_AT_ONCE=$(SOAK_AT_ONCE) $(CARGO) test --locked --test asterisk -- --nocapture --test-threads=1 soak::
 
