@@ -17,7 +17,7 @@ CARGO := cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo models run test lint bench bench-receptionist bench-webhooks soak quality fuzz setup asterisk image imagetest
+.PHONY: help demo models run test lint bench bench-providers bench-receptionist bench-webhooks soak quality fuzz setup asterisk image imagetest
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,11 @@ bench: ## Print the benchmark tables (takes minutes; close other programs)
 	@scripts/setup.sh build
 	$(CARGO) bench --locked --bench calls
 	$(CARGO) bench --locked --bench audio -- $(ARGS)
+
+# the dependencies that the tests have are good enough to see it work; RELEASE=1 builds them as they are shipped
+bench-providers: ## Latency that Hark adds to vendors without think time, and 500 cascades over TLS; HARK_BENCH_* change it
+	@scripts/setup.sh build
+	$(if $(RELEASE),$(CARGO) bench --locked --bench providers,CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test --locked --quiet --bench providers)
 
 TALKERS ?= 2
 bench-receptionist: ## How soon the embedded agent answers TALKERS callers at once, on recorded speech (needs make models)

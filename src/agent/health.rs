@@ -38,14 +38,17 @@ pub enum News {
     Replaced(Replaced),
 }
 
+/// A refusal over HTTP: its status, and for how long the service wants to be left alone.
+type Answer = (u16, Option<Duration>);
+
 /// Where a service reports to.
 #[derive(Debug, Clone)]
 pub struct Health {
     service: Service,
     reports: mpsc::Sender<Report>,
     spare: bool,
-    /// The last refusal over HTTP: its status, and for how long it wants to be left alone.
-    answer: Arc<Mutex<Option<(u16, Option<Duration>)>>>,
+    /// The last refusal.
+    answer: Arc<Mutex<Option<Answer>>>,
 }
 
 impl Health {
@@ -84,11 +87,11 @@ impl Health {
     }
 
     /// What it refused with since this was last asked.
-    pub fn answer(&self) -> Option<(u16, Option<Duration>)> {
+    pub fn answer(&self) -> Option<Answer> {
         self.lock().take()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(u16, Option<Duration>)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Answer>> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

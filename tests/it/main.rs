@@ -7,6 +7,7 @@ mod ari;
 mod ari_outbound;
 mod audiosocket;
 mod bad_audio;
+mod bench_providers;
 mod builtin;
 mod cascade_asr;
 mod cascade_llm;

@@ -63,7 +63,7 @@ impl Row {
     }
 
     /// How many there are.
-    pub const fn len(&self) -> usize {
+    pub const fn count(&self) -> usize {
         self.seats.len()
     }
 
@@ -88,7 +88,8 @@ impl Row {
         let resting = self.resting();
         let rests = |at: usize| resting[at].filter(|until| *until > now);
         let untried = || (0..self.seats.len()).filter(|at| !tried.0[*at]);
-        let free = untried().find(|at| rests(*at).is_none() && (self.len() == 1 || self.seats[*at].standing.admits()));
+        let free =
+            untried().find(|at| rests(*at).is_none() && (self.count() == 1 || self.seats[*at].standing.admits()));
         let found = free.or_else(|| untried().min_by_key(|at| rests(*at).max(self.seats[*at].standing.until())));
         if let Some(at) = found {
             tried.0[at] = true;
@@ -100,12 +101,12 @@ impl Row {
     pub fn likely(&self) -> Option<usize> {
         let (now, resting) = (Instant::now(), self.resting());
         let rests = |at: usize| resting[at].is_some_and(|until| until > now);
-        (0..self.len()).find(|at| self.len() == 1 || (!rests(*at) && self.seats[*at].standing.is_free()))
+        (0..self.count()).find(|at| self.count() == 1 || (!rests(*at) && self.seats[*at].standing.is_free()))
     }
 
     /// Whether there is one to take over that works, as far as is known.
     pub fn has_spare(&self, tried: &Tried) -> bool {
-        (0..self.len()).any(|at| !tried.0[at] && self.seats[at].standing.is_free())
+        (0..self.count()).any(|at| !tried.0[at] && self.seats[at].standing.is_free())
     }
 
     /// That at `at` works.

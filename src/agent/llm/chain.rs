@@ -35,7 +35,7 @@ impl Llm {
         let models = row.seats().iter().map(|_| OnceLock::new()).collect();
         let all = Self { row, models };
         match all.row.next(&mut all.row.untried()).map(|at| all.model(at)) {
-            Some(Err(failure)) if all.row.len() == 1 => Err(failure),
+            Some(Err(failure)) if all.row.count() == 1 => Err(failure),
             // what is wrong with one of several will be told when it is asked
             _ => Ok(all),
         }
@@ -101,7 +101,7 @@ impl Llm {
         come: &mut Come,
     ) -> Result<(Reply, &str), Failure> {
         let model = self.model(at)?;
-        let reply = match self.row.len() {
+        let reply = match self.row.count() {
             1 => model.ask(prompt, out).await?,
             _ => noted(model, prompt, out, come).await?,
         };

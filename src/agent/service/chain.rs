@@ -9,7 +9,7 @@ use super::{Service, Vendor};
 /// Services of one kind, the preferred one first. There is at least one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Chain {
-    first: Service,
+    first: Box<Service>,
     spares: Vec<Service>,
 }
 
@@ -18,18 +18,18 @@ impl Chain {
     #[must_use]
     pub fn new(services: Vec<Service>) -> Option<Self> {
         let mut services = services.into_iter();
-        services.next().map(|first| Self { first, spares: services.collect() })
+        services.next().map(|first| Self { first: Box::new(first), spares: services.collect() })
     }
 
     /// The preferred one.
     #[must_use]
-    pub const fn first(&self) -> &Service {
+    pub fn first(&self) -> &Service {
         &self.first
     }
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Service> {
-        std::iter::once(&self.first).chain(&self.spares)
+        std::iter::once(&*self.first).chain(&self.spares)
     }
 
     /// Whether any of them is told the caller's turns, as a recogniser.
@@ -47,7 +47,7 @@ impl Chain {
 
 impl From<Service> for Chain {
     fn from(first: Service) -> Self {
-        Self { first, spares: Vec::new() }
+        Self { first: Box::new(first), spares: Vec::new() }
     }
 }
 

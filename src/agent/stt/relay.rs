@@ -70,7 +70,7 @@ enum Left {
 
 impl Relay {
     fn new(ctx: Context, row: Row, ends: Ends) -> Self {
-        let kept = Kept::new(row.len() > 1);
+        let kept = Kept::new(row.count() > 1);
         let patience = Duration::from_millis(ctx.config.failover_after_ms);
         let tried = row.untried();
         Self { patience, row, ends, kept, tried, suspect: None, finishing: false }
@@ -125,7 +125,7 @@ impl Relay {
             sitting.asked = (early || !self.kept.speaks()).then(Instant::now);
         }
         loop {
-            let silent_at = sitting.asked.filter(|_| self.row.len() > 1).map(|since| since + self.patience);
+            let silent_at = sitting.asked.filter(|_| self.row.count() > 1).map(|since| since + self.patience);
             tokio::select! {
                 biased;
                 order = self.ends.orders.recv(), if !self.finishing => self.order(&mut sitting, order, early),
