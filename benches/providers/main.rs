@@ -1,7 +1,7 @@
 //! What Hark adds to the time of vendors that need none, by TLS: `make bench-providers`.
 //!
 //! The gateway runs in a process of its own with two media threads; vendors and phones share another with one thread, on the same cores. `HARK_BENCH_CALLS`
-//! (50,200,500), `HARK_BENCH_SECONDS` (20) change what is run, `HARK_BENCH_LOG=1` shows the gateway's log.
+//! (50,200,500), `HARK_BENCH_SECONDS` (20) change what is run, `HARK_BENCH_LOG=info` (or debug …) shows the gateway's log.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod load;
@@ -43,7 +43,8 @@ fn main() {
 
 /// The gateway, as it is served.
 fn serve() {
-    let _log = logging::init(Format::Human, "info", Output::Stderr).unwrap();
+    let level = env::var("HARK_BENCH_LOG").ok().filter(|level| level != "1");
+    let _log = logging::init(Format::Human, level.as_deref().unwrap_or("info"), Output::Stderr).unwrap();
     let mut config = Config::default();
     config.audiosocket.listen = ([127, 0, 0, 1], 0).into();
     config.http.enabled = false;
@@ -123,7 +124,8 @@ fn gateway(vendors: &load::Vendors) -> (Gateway, u16) {
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let port = line.trim().parse().unwrap_or_else(|_| panic!("the gateway did not start: HARK_BENCH_LOG=1 shows why"));
+    let port =
+        line.trim().parse().unwrap_or_else(|_| panic!("the gateway did not start: HARK_BENCH_LOG=info shows why"));
     (Gateway(child), port)
 }
 

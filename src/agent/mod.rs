@@ -89,6 +89,8 @@ pub struct Config {
     pub transfer_to: Vec<String>,
     /// How much of a conversation a vendor's language model is told, in tokens.
     pub history_tokens: usize,
+    /// Whether such a model summarises the oldest turns before they have to be left out.
+    pub summarise_history: bool,
     /// How long a connect to a service may take, in ms.
     pub connect_timeout_ms: u64,
     /// How long a refused or reset connect is tried again before a service counts as failed, in ms.
@@ -140,6 +142,7 @@ impl Default for Config {
             tools: Vec::new(),
             transfer_to: Vec::new(),
             history_tokens: 16_000,
+            summarise_history: true,
             connect_timeout_ms: 5_000,
             reconnect_ms: 3_000,
             debounce_ms: 250,

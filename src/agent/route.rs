@@ -240,7 +240,12 @@ fn service(key: &'static str, value: &str, kind: Kind, config: &Config) -> Resul
     if let Some((vendor, rest)) = service::vendor_of(value) {
         let named = Named::parse(vendor, rest, kind, &config.providers);
         return match named {
-            Ok(named) => Ok(Service::Named(Box::new(named))),
+            Ok(mut named) => {
+                if let Some(language) = &config.language {
+                    named.speak_language(language, kind);
+                }
+                Ok(Service::Named(Box::new(named)))
+            }
             Err(error) => {
                 // what stands behind may be a key in the wrong place
                 let value = value.split('?').next().unwrap_or_default();

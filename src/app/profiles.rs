@@ -36,8 +36,8 @@ pub(super) struct Profile {
 #[derive(Debug)]
 pub(super) struct Profiles {
     usual: Arc<Profile>,
-    named: BTreeMap<String, Arc<Profile>>,
-    rules: Vec<Rule>,
+    /// Those of routes, in their order.
+    rules: Vec<(Rule, Arc<Profile>)>,
 }
 
 impl Profiles {
@@ -59,8 +59,24 @@ impl Profiles {
                     .map_err(|reason| format!("profiles.{name}.{reason}"))?;
             Ok((name.clone(), Arc::new(loaded)))
         });
-        let named = named.collect::<Result<_, String>>()?;
-        Ok(Self { usual: Arc::new(usual), named, rules: config.routes.clone() })
+        let named = named.collect::<Result<BTreeMap<String, Arc<Profile>>, String>>()?;
+        let mut rules = Vec::new();
+        for rule in &config.routes {
+            // that there is such a profile has been checked
+            let (Some(known), Some(profile)) = (named.get(&rule.profile), config.profiles.get(&rule.profile)) else {
+                continue;
+            };
+            let own = match &rule.language {
+                None => Arc::clone(known),
+                Some(language) => {
+                    let agent = agent::Config { language: Some(language.clone()), ..profile.agent.clone() };
+                    let name = Some(rule.profile.clone());
+                    Arc::new(Profile::load(name, &agent, &profile.call, &profile.audio, profile.recording, tools)?)
+                }
+            };
+            rules.push((rule.clone(), own));
+        }
+        Ok(Self { usual: Arc::new(usual), rules })
     }
 
     /// How calls without a profile are served, where that is `route`.
@@ -78,8 +94,8 @@ impl Profiles {
             _ if about.contains_key("pbx") => Listener::Ari,
             _ => by,
         };
-        let rule = self.rules.iter().find(|rule| rule.holds(listener, about));
-        rule.and_then(|rule| self.named.get(&rule.profile)).unwrap_or(&self.usual)
+        let rule = self.rules.iter().find(|(rule, _)| rule.holds(listener, about));
+        rule.map_or(&self.usual, |(_, profile)| profile)
     }
 
     /// What an announcement changes of a profile. A service that nobody chose for the call is the profile's own.

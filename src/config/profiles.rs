@@ -49,6 +49,9 @@ pub enum Listener {
 pub struct Rule {
     /// The profile.
     pub profile: String,
+    /// The language of such calls, in place of the profile's.
+    #[serde(default)]
+    pub language: Option<String>,
     /// How the call came.
     pub listener: Option<Listener>,
     /// The PBX that it came from, by ARI.
@@ -163,7 +166,8 @@ pub(super) fn may_set(setting: &str) -> bool {
 
 /// Takes `[[routes]]` out of a file.
 pub(super) fn rules(table: &mut toml::Table, path: &str, faults: &mut Faults) -> Vec<(Rule, String)> {
-    let advice = "A route has profile, and of listener, pbx, to, from, headers and metadata those that matter.";
+    let advice =
+        "A route has profile, and of language, listener, pbx, to, from, headers and metadata those that matter.";
     list(table, "routes", path, advice, faults)
 }
 

@@ -291,3 +291,52 @@ async fn without_its_service_the_configured_prompt_holds_for_connectors_too() {
     ]);
     assert_eq!(messages, expected);
 }
+
+#[tokio::test]
+async fn old_turns_become_a_summary_that_no_answer_waits_for() {
+    // room for 600 bytes
+    let mut talk = Talk::with("openai", Config { history_tokens: 150, ..config() }, None).await;
+    let answer = "A".repeat(150) + ".";
+    for key in ['1', '2', '3'] {
+        talk.asked(key).await.answer(&answer).await;
+        assert_eq!(talk.spoken().await, [answer.as_str()]);
+    }
+    let summary = talk.model.asked().await;
+    let messages = summary.messages();
+    assert!(messages[0].1.contains("Summarise"), "{messages:?}");
+    assert!(messages[1].1.starts_with(&format!("Caller: 1\nAgent: {answer}\nCaller: 2")), "{messages:?}");
+    assert!(!messages[1].1.contains("Caller: 3"), "{messages:?}");
+    // the next turn does not wait for it
+    talk.asked('4').await.answer("Yes.").await;
+    assert_eq!(talk.spoken().await, ["Yes."]);
+    summary.answer("They pressed one and two.").await;
+    let next = loop {
+        let next = talk.asked('5').await;
+        if next.messages()[1].0 == "system" {
+            break next;
+        }
+        next.answer("Hm.").await;
+        talk.spoken().await;
+    };
+    let messages = next.messages();
+    assert!(messages[1].1.ends_with("in short: They pressed one and two."), "{messages:?}");
+    assert_eq!(messages[2], ("user".to_owned(), "3".to_owned()), "{messages:?}");
+}
+
+#[tokio::test]
+async fn without_a_summary_the_oldest_turns_are_left_out() {
+    let mut talk = Talk::with("openai", Config { history_tokens: 150, ..config() }, None).await;
+    let answer = "A".repeat(150) + ".";
+    for key in ['1', '2', '3'] {
+        talk.asked(key).await.answer(&answer).await;
+        talk.spoken().await;
+    }
+    talk.model.asked().await.status("400 Bad Request", "", "{}").await;
+    let next = talk.asked('4').await;
+    let messages = next.messages();
+    assert_eq!(messages.iter().filter(|(role, _)| role == "system").count(), 1, "{messages:?}");
+    assert!(!messages.iter().any(|(_, text)| text == "1"), "{messages:?}");
+    assert_eq!(messages.last().unwrap().1, "4");
+    next.answer("Yes.").await;
+    assert_eq!(talk.spoken().await, ["Yes."]);
+}

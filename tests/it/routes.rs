@@ -44,6 +44,7 @@ fn a_profile_is_the_settings_of_all_calls_but_for_what_it_says() {
         profile = "sales"
         listener = "ari"
         to = ["_6XX"]
+        language = "de"
         [[routes]]
         profile = "cascade"
         metadata = { queue = "support*" }
@@ -57,6 +58,7 @@ fn a_profile_is_the_settings_of_all_calls_but_for_what_it_says() {
     assert_eq!((cascade.agent.sts_url.as_deref(), cascade.agent.asr_url.as_deref()), (None, Some("ws://a:1")));
     assert_eq!(cascade.audio.denoise, hark::audio::denoise::Denoise::Rnnoise);
     assert_eq!(config.agent.sts_url.as_deref(), Some("ws://usual:1"));
+    assert_eq!((config.routes[0].language.as_deref(), &config.routes[1].language), (Some("de"), &None));
     assert_eq!((config.routes.len(), config.routes[0].listener), (2, Some(Listener::Ari)));
     assert!(config.settings.iter().any(|setting| setting.key == "profiles.sales.agent.sts_url"));
 }

@@ -140,7 +140,7 @@ async fn done(server: &Server, tool: &str, arguments: Value) -> String {
 async fn serves(declared: Declared) -> (Servers, Arc<Server>) {
     let servers = Servers::start(&[declared], &client());
     let server = Arc::clone(&servers.all()[0]);
-    let names = tools(&server, 6).await;
+    let names = tools(&server, 7).await;
     assert!(names.contains(&"lab__add".to_owned()), "{names:?}");
     let allowed = ["lab__add".to_owned(), "hangup".to_owned()];
     let toolbox = Toolbox::new(&allowed, &[], &[], &["lab"]).unwrap().with_servers(&allowed, servers.all());
@@ -173,7 +173,7 @@ async fn a_program_is_a_server_of_tools_and_sees_nothing_of_our_environment() {
     let (_servers, server) =
         serves(declared(&format!("command = {command:?}\nenv = {{ KEY = \"${{TOKEN}}\" }}"))).await;
     assert_eq!(done(&server, "grow", json!({})).await, "grown");
-    assert!(tools(&server, 7).await.contains(&"lab__more".to_owned()));
+    assert!(tools(&server, 8).await.contains(&"lab__more".to_owned()));
     let names = done(&server, "environment", json!({})).await;
     let expected = ["HOME", "KEY", "LANG", "LC_CTYPE", "PATH"];
     assert!(names.split(' ').all(|name| expected.contains(&name)) && names.contains("KEY"), "{names}");
@@ -182,16 +182,56 @@ async fn a_program_is_a_server_of_tools_and_sees_nothing_of_our_environment() {
 #[tokio::test]
 async fn a_server_over_http_serves_and_one_that_is_gone_is_a_failure() {
     let Some(python) = python() else { return };
-    let (process, port) = http(&python).await;
+    let (process, port) = http(&python, 0).await;
     let (_servers, server) = serves(declared(&format!("url = \"http://127.0.0.1:{port}/mcp\""))).await;
     drop(process);
     let gone = soon("a failure", server.call("add", json!({"a": 1, "b": 1}))).await;
     assert!(gone.failed, "{gone:?}");
+    // started again it knows nothing of the session
+    let (_process, _) = http(&python, port).await;
+    back(&server).await;
 }
 
-async fn http(python: &Path) -> (Child, u16) {
+#[tokio::test]
+async fn a_program_that_ends_is_started_again() {
+    let Some(python) = python() else { return };
+    let command = [python.to_str().unwrap().to_owned(), script("mcp_server.py").to_str().unwrap().to_owned()];
+    let (_servers, server) = serves(declared(&format!("command = {command:?}"))).await;
+    let left = soon("a failure", server.call("leave", json!({}))).await;
+    assert!(left.failed, "{left:?}");
+    back(&server).await;
+}
+
+/// The server's tools can be called again, by whoever asks then.
+async fn back(server: &Server) {
+    let again = async {
+        while server.call("add", json!({"a": 2, "b": 2})).await.failed {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), again).await.expect("the server is not used again");
+    assert!(server.tools().iter().any(|tool| tool.name == "lab__add"));
+}
+
+#[tokio::test]
+async fn each_profile_has_the_tools_that_it_names() {
+    let Some(python) = python() else { return };
+    let command = [python.to_str().unwrap().to_owned(), script("mcp_server.py").to_str().unwrap().to_owned()];
+    let (servers, _) = serves(declared(&format!("command = {command:?}"))).await;
+    let of = |allowed: &[&str]| {
+        let allowed: Vec<String> = allowed.iter().map(|name| (*name).to_owned()).collect();
+        let toolbox = Toolbox::new(&allowed, &[], &[], &["lab"]).unwrap().with_servers(&allowed, servers.all());
+        toolbox.specs().iter().map(|tool| tool.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&["lab__count", "lab__a*"]), ["lab__add", "lab__count"]);
+    assert_eq!(of(&["hangup"]), ["hangup"]);
+    assert_eq!(of(&["lab__*"]).len(), 7);
+    assert_eq!(of(&[]), Vec::<String>::new());
+}
+
+async fn http(python: &Path, port: u16) -> (Child, u16) {
     let mut command = Command::new(python);
-    command.arg(script("mcp_server.py")).arg("http").stdout(Stdio::piped()).kill_on_drop(true);
+    command.arg(script("mcp_server.py")).arg("http").arg(port.to_string()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut process = command.spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await.unwrap().unwrap().unwrap();

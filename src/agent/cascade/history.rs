@@ -1,7 +1,10 @@
 //! What was said in a call, the agent's side as far as the caller heard it.
 
+mod summary;
+
 use std::{collections::VecDeque, time::Duration};
 
+pub use self::summary::Old;
 use crate::{
     agent::{
         llm::{Message, ToolCall},
@@ -72,13 +75,17 @@ pub struct History {
     /// How much of it a language model is told, in bytes of JSON.
     room: usize,
     turns: VecDeque<Turn>,
+    /// Turns that were at the front and are there no more.
+    gone: usize,
+    /// What was said in those, in short.
+    summary: Option<String>,
     last_id: u32,
 }
 
 impl History {
     /// An empty history; `system` becomes the first message.
     pub fn new(rate: Rate, system: Option<String>, room: usize) -> Self {
-        Self { rate, system, room, turns: VecDeque::new(), last_id: 0 }
+        Self { rate, system, room, turns: VecDeque::new(), gone: 0, summary: None, last_id: 0 }
     }
 
     /// The caller's words.
@@ -280,13 +287,11 @@ impl History {
 
     fn collect(&self, more: Option<&str>) -> Vec<Message> {
         let system = self.system.iter().cloned().map(Message::System);
-        let mut room = self.room;
+        let before = self.before();
+        let mut room = self.room.saturating_sub(before.as_ref().map_or(0, Message::size));
         let mut turns = Vec::new();
         let more = more.map(|text| vec![Message::User(text.to_owned())]);
-        let shown = self.turns.iter().rev().map(|turn| match turn {
-            Turn::User(text) => vec![Message::User(text.clone())],
-            Turn::Agent(answer) => answer.messages(),
-        });
+        let shown = self.turns.iter().rev().map(Turn::messages);
         for messages in more.into_iter().chain(shown) {
             match room.checked_sub(messages.iter().map(Message::size).sum()) {
                 Some(left) => room = left,
@@ -294,12 +299,13 @@ impl History {
             }
             turns.push(messages);
         }
-        system.chain(turns.into_iter().rev().flatten()).collect()
+        system.chain(before).chain(turns.into_iter().rev().flatten()).collect()
     }
 
     fn push(&mut self, turn: Turn) {
         if self.turns.len() >= MAX_TURNS {
             self.turns.pop_front();
+            self.gone += 1;
         }
         self.turns.push_back(turn);
     }
@@ -313,6 +319,16 @@ impl History {
 
     fn find(&mut self, id: UtteranceId) -> Option<&mut Utterance> {
         self.answers().rev().flat_map(|answer| &mut answer.utterances).find(|utterance| utterance.id == id)
+    }
+}
+
+impl Turn {
+    /// As a language model is told.
+    fn messages(&self) -> Vec<Message> {
+        match self {
+            Self::User(text) => vec![Message::User(text.clone())],
+            Self::Agent(answer) => answer.messages(),
+        }
     }
 }
 

@@ -99,9 +99,14 @@ impl Row {
 
     /// The one that would be tried now, without a claim to do so.
     pub fn likely(&self) -> Option<usize> {
-        let (now, resting) = (Instant::now(), self.resting());
-        let rests = |at: usize| resting[at].is_some_and(|until| until > now);
-        (0..self.count()).find(|at| self.count() == 1 || (!rests(*at) && self.seats[*at].standing.is_free()))
+        self.free().next()
+    }
+
+    /// Those that work, as far as is known.
+    pub fn free(&self) -> impl Iterator<Item = usize> {
+        let (now, resting) = (Instant::now(), self.resting().clone());
+        let rests = move |at: usize| resting[at].is_some_and(|until| until > now);
+        (0..self.count()).filter(move |at| self.count() == 1 || (!rests(*at) && self.seats[*at].standing.is_free()))
     }
 
     /// Whether there is one to take over that works, as far as is known.

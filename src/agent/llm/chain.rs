@@ -16,6 +16,12 @@ use crate::agent::{
 
 /// Pieces of one answer on their way.
 const PIECES: usize = 8;
+/// What a model is told that says in short what was said.
+const SUMMARISE: &str = "Below is what was said in a telephone call between a caller and an agent so far. Summarise it for the agent, in the language of the \
+                         call and in at most 150 words: who the caller is, what they want, every name, number, date and decision, what was promised and what is open. \
+                         Answer with the summary alone.";
+/// Longest of those that is read, in bytes.
+const MAX_SUMMARY: usize = 16 * 1024;
 /// What a model is told that goes on with the answer of another.
 const GO_ON: &str = "(Your answer broke off there for a technical reason. Go on with it from exactly that point. Do not repeat anything of it, and \
                      do not mention this.)";
@@ -91,6 +97,35 @@ impl Llm {
             }
             at = next;
         }
+    }
+
+    /// Says in short what was said, with the name of the model that did. Only vendors' models are asked: whoever stands behind a contract takes
+    /// every question for the caller's.
+    pub async fn summarise(&self, transcript: String) -> Result<(String, Reply, &str), Failure> {
+        let is_vendor = |at: &usize| matches!(self.row.seat(*at).service, Service::Named(_));
+        let Some(at) = self.row.free().find(is_vendor) else {
+            return Err(Failure::Once(fault("agent.llm.summary", NAME, "none is there to summarise")));
+        };
+        let model = self.model(at)?;
+        let messages = vec![Message::System(SUMMARISE.to_owned()), Message::User(transcript)];
+        let (prompt, (pieces, mut told)) = (Prompt { messages, ..Prompt::default() }, mpsc::channel(PIECES));
+        let asking = async {
+            // moved: the channel closes with the answer
+            let pieces = pieces;
+            model.ask(&prompt, &pieces).await
+        };
+        let hearing = async {
+            let mut text = String::new();
+            while let Some(piece) = told.recv().await {
+                match piece {
+                    Piece::Text(more) if text.len() < MAX_SUMMARY => text.push_str(&more),
+                    _ => {}
+                }
+            }
+            text
+        };
+        let (reply, text) = tokio::join!(asking, hearing);
+        Ok((text.trim().to_owned(), reply?, model.name()))
     }
 
     async fn ask_at(

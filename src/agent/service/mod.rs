@@ -266,6 +266,38 @@ impl Named {
         }
     }
 
+    /// Has it speak or understand `language` (as in "de" or "de-CH"), where its text does not say another, and where its vendor is told one.
+    pub fn speak_language(&mut self, language: &str, kind: Kind) {
+        let (name, region) =
+            language.split_once(['-', '_']).map_or((language, None), |(name, region)| (name, Some(region)));
+        let is_code = |text: &str| matches!(text.len(), 2 | 3) && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let takes = self.vendor.offer(kind).is_some_and(|offer| offer.takes.contains(&"language"));
+        if !takes || self.option("language").is_some() || !is_code(name) || !region.is_none_or(is_code) {
+            return;
+        }
+        let name = name.to_ascii_lowercase();
+        let told = match (self.vendor, kind) {
+            // this model is told by its name
+            (Vendor::Deepgram, _) if self.model.starts_with("flux") => return,
+            (Vendor::Deepgram, _) => {
+                region.map_or(name.clone(), |region| format!("{name}-{}", region.to_ascii_uppercase()))
+            }
+            // others refuse to be told
+            (Vendor::ElevenLabs, Kind::Tts) if !["_v2_5", "_v3"].iter().any(|known| self.model.ends_with(known)) => {
+                return;
+            }
+            (Vendor::Rime, _) => match name.as_str() {
+                "de" => "ger".to_owned(),
+                "en" => "eng".to_owned(),
+                "es" => "spa".to_owned(),
+                "fr" => "fra".to_owned(),
+                _ => return,
+            },
+            _ => name,
+        };
+        self.options.push(("language".to_owned(), told));
+    }
+
     /// The first value of an option.
     #[must_use]
     pub fn option(&self, name: &str) -> Option<&str> {

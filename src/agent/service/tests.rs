@@ -14,6 +14,36 @@ fn parse(value: &str, kind: Kind, providers: &Providers) -> Result<Named, Servic
 }
 
 #[test]
+fn a_language_goes_where_the_text_says_none() {
+    let of = |text: &str, kind, language: &str| {
+        let (vendor, rest) = vendor_of(text).unwrap();
+        let provider = Provider { api_key: Some("k".into()), ..Provider::default() };
+        let providers = Providers([(vendor.name().to_owned(), provider)].into());
+        let mut named = Named::parse(vendor, rest, kind, &providers).unwrap();
+        named.speak_language(language, kind);
+        named.option("language").map(str::to_owned)
+    };
+    for (text, kind, language, expected) in [
+        ("deepgram:nova-3", Kind::Stt, "de", Some("de")),
+        ("deepgram:nova-3", Kind::Stt, "de-ch", Some("de-CH")),
+        ("deepgram:nova-3?language=en", Kind::Stt, "de", Some("en")),
+        ("deepgram:flux-general-en", Kind::Stt, "de", None),
+        ("openai:whisper-1", Kind::Stt, "de-CH", Some("de")),
+        ("openai:gpt-4.1", Kind::Llm, "de", None),
+        ("elevenlabs:eleven_flash_v2_5?voice=v", Kind::Tts, "de", Some("de")),
+        ("elevenlabs:eleven_multilingual_v2?voice=v", Kind::Tts, "de", None),
+        ("rime:mistv2?voice=v", Kind::Tts, "de", Some("ger")),
+        ("rime:mistv2?voice=v", Kind::Tts, "ja", None),
+        ("vosk:", Kind::Stt, "de", None),
+        // a word for the prompt alone
+        ("deepgram:nova-3", Kind::Stt, "German", None),
+        ("deepgram:nova-3", Kind::Stt, "", None),
+    ] {
+        assert_eq!(of(text, kind, language).as_deref(), expected, "{text} {language}");
+    }
+}
+
+#[test]
 fn vendor_model_and_options() {
     let known = providers("deepgram", Some("hunter2"), None);
     let named = parse("deepgram:nova-3?language=en&keyterm=a%20b&keyterm=c", Kind::Stt, &known).unwrap();

@@ -34,7 +34,10 @@ impl Dialect for Contract {
     }
 
     fn open(&mut self) -> Vec<Message> {
-        let start = json!({"type": "start", "uuid": self.ctx.uuid, "sample_rate": self.ctx.rate.hz()});
+        let mut start = json!({"type": "start", "uuid": self.ctx.uuid, "sample_rate": self.ctx.rate.hz()});
+        if let Some(language) = &self.ctx.config.language {
+            start["language"] = language.as_str().into();
+        }
         vec![Message::text(start.to_string())]
     }
 

@@ -2,6 +2,7 @@
 
 mod caller;
 mod speaking;
+mod summary;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -89,6 +90,7 @@ pub struct Conductor {
     troubled: Vec<Service>,
     finish_by: Option<Instant>,
     warming: Option<AbortOnDropHandle<()>>,
+    summary: Option<summary::Summary>,
 }
 
 impl Conductor {
@@ -144,6 +146,7 @@ impl Conductor {
             troubled: Vec::new(),
             finish_by: None,
             warming: None,
+            summary: None,
         };
         conductor.warm();
         conductor.run().await;

@@ -133,6 +133,7 @@ impl Conductor {
         self.account.history().answer_ended();
         self.push(AgentEvent::TurnDone);
         self.transcripts(false);
+        self.summarise();
         match result {
             Ok(None) => {
                 self.bad_turns = 0;
