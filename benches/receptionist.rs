@@ -30,7 +30,7 @@ const SAYS: &[&str] = &[
     "vm-repeat",
     "transfer",
 ];
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();

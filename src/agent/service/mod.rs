@@ -134,7 +134,7 @@ impl Service {
             Self::Url(url) => url.scheme().starts_with("ws"),
             // these hear whole utterances
             Self::Named(named) if named.vendor == Vendor::OpenAi => stt::is_realtime(named),
-            Self::Named(named) => !matches!(named.vendor, Vendor::OpenAi | Vendor::Wyoming | Vendor::Builtin),
+            Self::Named(named) => named.vendor != Vendor::Wyoming,
         }
     }
 

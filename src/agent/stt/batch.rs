@@ -173,24 +173,11 @@ impl Service {
     async fn recognise(self, frames: Vec<Frame>) -> Result<String, Failure> {
         let samples = samples(&frames);
         match self.named.vendor {
-            Vendor::Builtin => self.embedded(samples).await,
             Vendor::Wyoming => match timeout(LIMIT, self.wyoming(&samples)).await {
                 Ok(result) => result,
                 Err(_) => Err(self.once(CODES.timeout, format!("it did not answer within {} s", LIMIT.as_secs()))),
             },
             _ => self.openai(&samples).await,
-        }
-    }
-
-    async fn embedded(&self, samples: Vec<i16>) -> Result<String, Failure> {
-        let Some(embedded) = &self.ctx.config.embedded else {
-            let what = "the models are not installed: run `hark models install`";
-            return Err(Failure::Final(fault("agent.embedded.missing", CODES.name, what)));
-        };
-        match timeout(LIMIT, embedded.engine.recognise(samples)).await {
-            Ok(Ok(text)) => Ok(text),
-            Ok(Err(error)) => Err(self.once(CODES.failed, error.to_string())),
-            Err(_) => Err(self.once(CODES.timeout, format!("it did not answer within {} s", LIMIT.as_secs()))),
         }
     }
 
@@ -283,7 +270,8 @@ impl Service {
 }
 
 /// All of it at [`RATE`].
-fn samples(frames: &[Frame]) -> Vec<i16> {
+/// `frames` as these models listen to them.
+pub fn samples(frames: &[Frame]) -> Vec<i16> {
     let Some(from) = frames.first().map(Frame::rate) else { return Vec::new() };
     let all = frames.iter().flat_map(Frame::samples).copied();
     if from.hz() == RATE {

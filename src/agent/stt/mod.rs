@@ -6,6 +6,7 @@ mod cutter;
 mod deepgram;
 mod dialect;
 mod echo;
+mod embedded;
 mod flux;
 mod http;
 mod joiner;
@@ -20,6 +21,8 @@ mod vosk;
 mod ws;
 
 use std::sync::Arc;
+
+use futures_util::FutureExt as _;
 
 pub use joiner::{Joiner, fuzz};
 pub use realtime::serves as is_realtime;
@@ -94,6 +97,7 @@ async fn listen_by(ctx: Context, service: Service, ends: Ends) -> Result<(), Fau
 /// A vendor's own protocol.
 async fn vendor(ctx: Context, named: Named, ends: Ends) -> Result<(), Fault> {
     let dialect: Box<dyn Dialect> = match named.vendor {
+        Vendor::Builtin => return here(&ctx, ends).await,
         Vendor::Deepgram if named.model.starts_with("flux") => Box::new(flux::Flux::new(&ctx, named)),
         Vendor::Deepgram => Box::new(deepgram::Listen::new(&ctx, named)),
         Vendor::Vosk => Box::new(vosk::Vosk::new(&ctx, named)),
@@ -102,13 +106,27 @@ async fn vendor(ctx: Context, named: Named, ends: Ends) -> Result<(), Fault> {
         Vendor::Speechmatics => Box::new(speechmatics::Speechmatics::new(&ctx, named)),
         Vendor::ElevenLabs => Box::new(scribe::Scribe::new(&ctx, named)),
         Vendor::OpenAi if realtime::serves(&named) => Box::new(realtime::Realtime::new(&ctx, named)),
-        Vendor::OpenAi | Vendor::Wyoming | Vendor::Builtin => return batch::Line::new(ctx, named, ends).run().await,
+        Vendor::OpenAi | Vendor::Wyoming => return batch::Line::new(ctx, named, ends).run().await,
         other => {
             let what = format_args!("there is no adapter for {}", other.name());
             return Err(fault("agent.stt.vendor", "speech recognition", what));
         }
     };
     Line::new(ctx, dialect, ends).run().await
+}
+
+/// The recogniser on this machine.
+async fn here(ctx: &Context, ends: Ends) -> Result<(), Fault> {
+    let Some(embedded) = &ctx.config.embedded else {
+        let what = "the models are not installed: run `hark models install`";
+        return Err(fault("agent.embedded.missing", CODES.name, what));
+    };
+    let engine = embedded.engine.clone();
+    let recognise = move |samples| {
+        let engine = engine.clone();
+        async move { engine.recognise(samples).await }.boxed()
+    };
+    embedded::Line::new(recognise, ends).run().await
 }
 
 /// One of the two contracts, as the scheme says.
