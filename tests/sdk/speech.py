@@ -196,5 +196,154 @@ def elevenlabs_models(_address, _key):
         say("valid", *message)
 
 
+def realtime(address, key):
+    from openai import OpenAI
+
+    client = OpenAI(api_key=key, base_url=f"http://{address}/v1")
+    with client.realtime.connect(model="gpt-realtime-2.1") as connection:
+        telephone = {"type": "audio/pcmu"}
+        detection = {"type": "server_vad", "create_response": True, "interrupt_response": True}
+        connection.session.update(session={
+            "type": "realtime", "instructions": "You are kind.", "output_modalities": ["audio"],
+            "audio": {"input": {"format": telephone, "turn_detection": detection},
+                      "output": {"format": telephone, "voice": "marin"}},
+        })
+        connection.input_audio_buffer.append(audio=base64.b64encode(AUDIO).decode())
+        audio = 0
+        for event in connection:
+            if event.type == "response.output_audio.delta":
+                audio += len(base64.b64decode(event.delta))
+            elif event.type == "conversation.item.input_audio_transcription.completed":
+                say("caller", event.transcript)
+            elif event.type == "response.output_audio_transcript.done":
+                say("text", event.transcript)
+            elif event.type == "response.done":
+                return say("audio", audio, event.response.usage.input_tokens)
+
+
+def transcription(address, key):
+    from openai import OpenAI
+
+    client = OpenAI(api_key=key, base_url=f"http://{address}")
+    with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+        connection.session.update(session={"type": "transcription", "audio": {"input": {
+            "format": {"type": "audio/pcmu"}, "turn_detection": None,
+            "transcription": {"model": "gpt-realtime-whisper", "language": "en"},
+        }}})
+        connection.input_audio_buffer.append(audio=base64.b64encode(AUDIO).decode())
+        for event in connection:
+            if event.type == "conversation.item.input_audio_transcription.completed":
+                return say("text", event.transcript)
+
+
+def agent(address, key):
+    from deepgram.agent.v1.types import AgentV1Settings
+
+    with deepgram(address, key).agent.v1.connect() as socket:
+        assert socket.recv().type == "Welcome"
+        telephone = {"encoding": "mulaw", "sample_rate": 8000}
+        socket.send_settings(AgentV1Settings.model_validate({
+            "type": "Settings", "audio": {"input": telephone, "output": {**telephone, "container": "none"}},
+            "agent": {
+                "listen": {"provider": {"type": "deepgram", "version": "v2", "model": "flux-general-en"}},
+                "think": {"provider": {"type": "open_ai", "model": "gpt-5.4-mini"}, "prompt": "You are kind."},
+                "speak": {"provider": {"type": "deepgram", "model": "aura-2-thalia-en"}},
+            },
+        }))
+        assert socket.recv().type == "SettingsApplied"
+        socket.send_media(AUDIO)
+        audio = 0
+        while True:
+            event = socket.recv()
+            kind = getattr(event, "type", None)
+            if isinstance(event, bytes):
+                audio += len(event)
+            elif kind == "ConversationText":
+                say("caller" if event.role == "user" else "text", event.content)
+            elif kind == "AgentAudioDone":
+                return say("audio", audio)
+
+
+def convai(address, key):
+    from elevenlabs import ElevenLabs
+    from elevenlabs.conversational_ai.conversation import AudioInterface, Conversation
+
+    done = threading.Event()
+
+    class Telephone(AudioInterface):
+        heard = 0
+
+        def start(self, input_callback):
+            def speak():
+                while not done.wait(0.1):
+                    input_callback(AUDIO)
+
+            threading.Thread(target=speak, daemon=True).start()
+
+        def stop(self):
+            pass
+
+        def output(self, audio):
+            self.heard += len(audio)
+            if self.heard >= 1600:
+                say("audio", self.heard)
+                done.set()
+
+        def interrupt(self):
+            pass
+
+    conversation = Conversation(
+        ElevenLabs(api_key=key, base_url=f"http://{address}"), "agent_1", requires_auth=True,
+        audio_interface=Telephone(), callback_agent_response=lambda text: say("text", text),
+        callback_user_transcript=lambda text: say("caller", text),
+    )
+    conversation.start_session()
+    done.wait(20)
+    conversation.end_session()
+
+
+def sts_models(vendor, _key):
+    """Validates messages (lines of JSON: who, what) of a session by the library's own models."""
+    import json
+
+    from pydantic import TypeAdapter, ValidationError
+
+    if vendor == "openai":
+        from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
+
+        models = {"client": RealtimeClientEvent, "server": RealtimeServerEvent}
+    elif vendor == "deepgram":
+        import typing
+
+        from deepgram.agent.v1 import types
+        from deepgram.agent.v1.socket_client import V1SocketClientResponse
+
+        client = typing.Union[
+            types.AgentV1Settings, types.AgentV1SendFunctionCallResponse, types.AgentV1InjectUserMessage,
+            types.AgentV1InjectAgentMessage, types.AgentV1KeepAlive,
+        ]
+        models = {"client": client, "server": V1SocketClientResponse}
+    else:
+        from google.genai.types import LiveClientMessage, LiveServerMessage
+
+        models = {"client": LiveClientMessage, "server": LiveServerMessage}
+    adapters = {who: TypeAdapter(model) for who, model in models.items()}
+    count = 0
+    for line in sys.stdin:
+        who, message = json.loads(line)
+        # its model of the setup has this elsewhere
+        message.get("setup", {}).pop("realtimeInputConfig", None)
+        try:
+            model = adapters[who].validate_python(message)
+            assert getattr(model, "type", None) == message.get("type"), message
+            count += 1
+        except ValidationError as error:
+            # of a union, what is wrong with the kind of message that it is
+            others = {fault["loc"][0] for fault in error.errors() if fault["type"] == "literal_error"}
+            wrong = [(fault["loc"], fault["msg"]) for fault in error.errors() if fault["loc"][0] not in others]
+            print(who, message, wrong, sep="\n  ", file=sys.stderr)
+    say("valid", count)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](sys.argv[2], sys.argv[3])

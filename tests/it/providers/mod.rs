@@ -7,6 +7,7 @@ mod llm_failover;
 mod sdk;
 mod sts_calls;
 mod sts_faults;
+mod sts_sdk;
 mod sts_vendors;
 mod stt_failover;
 mod stt_faults;
@@ -106,7 +107,9 @@ impl Fake {
 
     /// The next connection, a request over HTTP that `answer` answers: its head and its body.
     pub async fn asked(&self, answer: impl FnOnce(&str, &Value) -> Value) {
-        let mut stream = self.raw().await;
+        // a library takes a while to start
+        let (mut stream, _) =
+            tokio::time::timeout(Duration::from_secs(60), self.listener.accept()).await.expect("nobody comes").unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(soon("a request", stream.read_u8()).await.unwrap());

@@ -12,20 +12,30 @@ use super::{Fake, KEY, Peer, stt_vendors as stt, tts_vendors as tts};
 use crate::support::connector::soon;
 
 /// Where `scripts/setup.sh test` puts the libraries.
-fn python() -> Option<PathBuf> {
+pub fn python() -> Option<PathBuf> {
+    installed("hark/speech-sdks/bin/python")
+}
+
+/// The one that has the models of a vendor's messages.
+pub fn models(vendor: &str) -> Option<PathBuf> {
+    if vendor == "gemini" { installed("hark/vendors/python/bin/python") } else { python() }
+}
+
+fn installed(python: &str) -> Option<PathBuf> {
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache");
     let cache = env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
-    let python = cache.join("hark/speech-sdks/bin/python");
+    let python = cache.join(python);
     python.exists().then_some(python)
 }
 
-struct Library {
+/// A vendor's library at work.
+pub struct Library {
     _process: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Library {
-    fn start(python: &PathBuf, name: &str, address: &str) -> Self {
+    pub fn start(python: &PathBuf, name: &str, address: &str) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/speech.py");
         let mut command = Command::new(python);
         command.args([script, name, address, KEY]).stdout(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
@@ -34,7 +44,7 @@ impl Library {
         Self { _process: process, lines }
     }
 
-    async fn line(&mut self) -> String {
+    pub async fn line(&mut self) -> String {
         soon("the library", self.lines.next_line()).await.unwrap().expect("the library has failed")
     }
 }
@@ -65,6 +75,7 @@ async fn recognisers_are_as_their_libraries_expect() {
         ("assemblyai", stt::ASSEMBLYAI),
         ("speechmatics", stt::SPEECHMATICS),
         ("scribe", stt::SCRIBE),
+        ("transcription", stt::REALTIME),
     ] {
         let fake = Fake::start().await;
         let mut library = Library::start(&python, name, &fake.address);
@@ -120,7 +131,7 @@ async fn voices_are_as_their_libraries_expect() {
     }
 }
 
-fn left_out() {
+pub fn left_out() {
     eprintln!(
         "\n**** SKIPPED: the fakes of speech vendors have not been checked by the vendors' libraries: scripts/setup.sh test installs them ****\n"
     );

@@ -40,6 +40,8 @@ pub struct Session {
     /// Turns so far, and pieces of audio.
     turns: u32,
     pieces: u32,
+    /// All messages of JSON: `client` or `server`, and what it said.
+    pub log: Vec<(&'static str, Value)>,
 }
 
 impl Vendor {
@@ -167,9 +169,16 @@ impl Session {
     /// The next connection, not set up.
     pub async fn connected(vendor: Vendor, fake: &Fake) -> Self {
         let asked = vendor.ask(fake).await;
-        let peer = fake.accept().await;
+        let peer = fake.accept_slowly().await;
         vendor.check(&peer);
-        Self { vendor, peer, asked, turns: 0, pieces: 0 }
+        Self { vendor, peer, asked, turns: 0, pieces: 0, log: Vec::new() }
+    }
+
+    /// The client's next message.
+    async fn json(&mut self) -> Value {
+        let said = self.peer.json().await;
+        self.log.push(("client", said.clone()));
+        said
     }
 
     /// Sets the session up.
@@ -179,7 +188,7 @@ impl Session {
             OpenAi | Azure | Xai => self.set_up_openai().await,
             Deepgram => {
                 self.say(&[json!({"type": "Welcome", "request_id": "r"})]).await;
-                let said = self.peer.json().await;
+                let said = self.json().await;
                 assert_eq!(said["type"], "Settings", "{said}");
                 let format = json!({"encoding": "mulaw", "sample_rate": 8_000});
                 assert_eq!(said["audio"]["input"], format);
@@ -192,7 +201,7 @@ impl Session {
                 Begun { prompt: text(&think["prompt"]), tools: names(&think["functions"], |tool| &tool["name"]) }
             }
             Gemini => {
-                let said = self.peer.json().await;
+                let said = self.json().await;
                 let setup = &said["setup"];
                 assert_eq!(setup["model"], "models/gemini-3.8-live", "{said}");
                 assert_eq!(setup["generationConfig"]["responseModalities"], json!(["AUDIO"]));
@@ -201,12 +210,13 @@ impl Session {
                 Begun { prompt: text(&setup["systemInstruction"]["parts"][0]["text"]), tools }
             }
             ElevenLabs => {
-                let said = self.peer.json().await;
+                let said = self.json().await;
                 assert_eq!(said["type"], "conversation_initiation_client_data", "{said}");
-                let formats = json!({"conversation_id": "c", "agent_output_audio_format": "ulaw_8000", "user_input_audio_format": "ulaw_8000"});
-                self.say(&[json!({"type": "conversation_initiation_metadata", "conversation_initiation_metadata_event": formats})]).await;
+                // it wants its pings answered at any time
                 self.say(&[json!({"type": "ping", "ping_event": {"event_id": 7, "ping_ms": 9}})]).await;
                 assert_eq!(self.said().await, json!({"type": "pong", "event_id": 7}));
+                let formats = json!({"conversation_id": "c", "agent_output_audio_format": "ulaw_8000", "user_input_audio_format": "ulaw_8000"});
+                self.say(&[json!({"type": "conversation_initiation_metadata", "conversation_initiation_metadata_event": formats})]).await;
                 let agent = &said["conversation_config_override"]["agent"];
                 Begun { prompt: text(&agent["prompt"]["prompt"]), tools: vec![] }
             }
@@ -221,8 +231,8 @@ impl Session {
 
     async fn set_up_openai(&mut self) -> Begun {
         let first = if self.vendor == Xai { "conversation.created" } else { "session.created" };
-        self.say(&[json!({"type": first, "event_id": "e", "session": {"id": "s", "novel": 1}})]).await;
-        let update = self.peer.json().await;
+        self.say(&[json!({"type": first, "session": {"type": "realtime", "id": "s", "novel": 1}})]).await;
+        let update = self.json().await;
         assert_eq!(update["type"], "session.update", "{update}");
         let session = &update["session"];
         match self.vendor {
@@ -241,14 +251,14 @@ impl Session {
         }
         let prompt = session["instructions"].as_str().unwrap().to_owned();
         let begun = Begun { prompt, tools: names(&session["tools"], |tool| &tool["name"]) };
-        self.peer.say(&json!({"type": "session.updated", "session": session})).await;
+        self.say(&[json!({"type": "session.updated", "session": session})]).await;
         begun
     }
 
     /// What the client says next that is no audio.
     pub async fn said(&mut self) -> Value {
         loop {
-            let said = self.peer.json().await;
+            let said = self.json().await;
             let audio = said["type"] == "input_audio_buffer.append"
                 || said.get("user_audio_chunk").is_some()
                 || said.get("realtimeInput").is_some();
@@ -269,6 +279,7 @@ impl Session {
                 }
                 Message::Text(text) => {
                     let said: Value = serde_json::from_str(&text).unwrap();
+                    self.log.push(("client", said.clone()));
                     let data = match self.vendor {
                         Gemini => {
                             assert_eq!(said["realtimeInput"]["audio"]["mimeType"], "audio/pcm;rate=16000", "{text}");
@@ -298,7 +309,7 @@ impl Session {
                 json!({"type": "input_audio_buffer.speech_stopped", "audio_end_ms": 9, "item_id": item}),
                 json!({"type": "input_audio_buffer.committed", "previous_item_id": null, "item_id": item}),
                 json!({"type": "conversation.item.input_audio_transcription.delta", "item_id": item, "content_index": 0, "delta": text}),
-                json!({"type": "conversation.item.input_audio_transcription.completed", "item_id": item, "content_index": 0, "transcript": text}),
+                json!({"type": "conversation.item.input_audio_transcription.completed", "item_id": item, "content_index": 0, "transcript": text, "usage": {"type": "duration", "seconds": 1.0}}),
             ],
             Deepgram => vec![
                 json!({"type": "UserStartedSpeaking"}),
@@ -372,9 +383,10 @@ impl Session {
             Deepgram | Ultravox => return self.peer.send(Message::binary(audio.to_vec())).await,
             Gemini => {
                 let blob = json!({"mimeType": "audio/pcm;rate=24000", "data": data});
-                let message = json!({"serverContent": {"modelTurn": {"parts": [{"inlineData": blob}]}}}).to_string();
+                let message = json!({"serverContent": {"modelTurn": {"parts": [{"inlineData": blob}]}}});
+                self.log.push(("server", message.clone()));
                 // as the real one does
-                return self.peer.send(Message::binary(message.into_bytes())).await;
+                return self.peer.send(Message::binary(message.to_string().into_bytes())).await;
             }
             ElevenLabs => json!({"type": "audio", "audio_event": {"audio_base_64": data, "event_id": self.pieces}}),
         };
@@ -500,7 +512,12 @@ impl Session {
 
     pub async fn say(&mut self, messages: &[Value]) {
         for message in messages {
-            self.peer.say(message).await;
+            let mut message = message.clone();
+            if self.vendor.is_openai() && message.get("event_id").is_none() {
+                message["event_id"] = json!("event_1");
+            }
+            self.log.push(("server", message.clone()));
+            self.peer.say(&message).await;
         }
     }
 }
