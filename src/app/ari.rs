@@ -10,6 +10,7 @@ use std::{
 
 use rustls::ClientConfig;
 use serde_json::{Map, Value};
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error};
 use url::Url;
@@ -23,7 +24,7 @@ use crate::{
         rtp::{self, PortError, Sockets},
         telemetry::RtpStats,
     },
-    call::{CallId, Command, Digit, EndReason},
+    call::{AnsweredBy, CallId, Command, Digit, EndReason},
     config::Config,
     session::Announcements,
     telemetry::metrics::Metrics,
@@ -31,6 +32,10 @@ use crate::{
 
 /// The code under which `/ready` shows that no PBX can be worked with.
 const NOT_READY: &str = "ari";
+
+/// How often, and after how long each time, it is looked for the session of a call that has just been connected.
+const SESSION_BEGINS: usize = 40;
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 /// The connections to all PBXs.
 #[derive(Debug, Default)]
@@ -178,6 +183,25 @@ impl Host for Reception {
                 debug!(%uuid, "a key is lost: too many orders at once, or the call is ending");
             }
         }
+    }
+
+    fn answered_by(&self, uuid: Uuid, who: AnsweredBy) {
+        let registry = Arc::clone(&self.state.registry);
+        // its session may be about to begin
+        tokio::spawn(async move {
+            for _ in 0..SESSION_BEGINS {
+                let found = registry.find(uuid);
+                if found.is_empty() {
+                    sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+                for (_, commands) in found {
+                    // full or gone: who it is is found out without it
+                    let _ = commands.try_send(Command::AnsweredBy(who));
+                }
+                return;
+            }
+        });
     }
 
     fn end(&self, uuid: Uuid) {

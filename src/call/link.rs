@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-use super::{CallEvent, Collect, Digit, EndReason, Role, Timing, ToolCalled, Usage, UtteranceId};
+use super::{AnsweredBy, CallEvent, Collect, Digit, EndReason, Role, Timing, ToolCalled, Usage, UtteranceId};
 use crate::audio::{Frame, Rate};
 
 /// Everything that can happen to a call.
@@ -210,6 +210,8 @@ pub enum Command {
     TakeBack(Option<Say>),
     /// The caller has pressed a key, of which the leg does not tell.
     Press(Digit),
+    /// The PBX has found out who has answered the call that we made.
+    AnsweredBy(AnsweredBy),
     /// Send keys to the caller's side, as tones in the audio.
     Dial(Vec<Digit>),
     /// Have the agent speak this.

@@ -128,7 +128,7 @@ async fn a_wrong_password_is_told_and_the_dialplan_goes_on() {
     let lab = Lab::with_ari(hark.gateway, ari).await;
     let told = loop {
         let (status, body) = crate::ari::get(hark.gateway.http.expect("HTTP is on"), "/ready").await;
-        if status != 200 && body.contains("401") {
+        if status != 200 && body.contains("HTTP 401") {
             break body;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

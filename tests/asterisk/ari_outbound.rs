@@ -29,6 +29,11 @@ struct Outbound {
 
 impl Outbound {
     async fn start(kind: Connect, change: impl FnOnce(&mut Config)) -> Self {
+        Self::trying(2, kind, change).await
+    }
+
+    /// Asterisk tries so often to connect for a call.
+    async fn trying(attempts: u32, kind: Connect, change: impl FnOnce(&mut Config)) -> Self {
         let service = StsServer::start(Mode::Script(Vec::new())).await;
         let at = free_port();
         let hark = Hark::with(Receiver::strict(SECRET).await, |config| {
@@ -40,7 +45,7 @@ impl Outbound {
         })
         .await;
         let proxy = Proxy::start(hark.ari.expect("it listens")).await;
-        let lab = lab(&hark, proxy.addr, kind).await;
+        let lab = lab(&hark, proxy.addr, kind, attempts).await;
         let world = Self { service, hark, lab, proxy };
         world.ready().await;
         world
@@ -64,9 +69,9 @@ impl Outbound {
     }
 }
 
-async fn lab(hark: &Hark, at: SocketAddr, kind: Connect) -> Lab {
+async fn lab(hark: &Hark, at: SocketAddr, kind: Connect, attempts: u32) -> Lab {
     let kind = if kind == Connect::PerCall { "per_call_config" } else { "persistent" };
-    Lab::edited(hark.gateway, |etc| add_ari_outbound(etc, at, kind)).await
+    Lab::edited(hark.gateway, |etc| add_ari_outbound(etc, at, kind, attempts)).await
 }
 
 async fn exact(kind: Connect, media: Media) {
@@ -138,7 +143,7 @@ async fn a_kept_connection_is_made_again_and_calls_are_adopted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_own_connection_is_lost_goes_on_over_the_next() {
-    let world = Outbound::start(Connect::PerCall, |_| {}).await;
+    let world = Outbound::trying(40, Connect::PerCall, |_| {}).await;
     let Outbound { service, hark, lab, proxy } = &world;
     let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
     proxy.set(Line::Cut);
@@ -186,7 +191,7 @@ async fn killed(kind: Connect, setting: &str) -> (Process, Lab, Call, TempDir) {
     let hark = Process::with(None, &env).await;
     let gateway = hark.gateway();
     let name = if kind == Connect::PerCall { "per_call_config" } else { "persistent" };
-    let lab = Lab::edited(gateway, |etc| add_ari_outbound(etc, at, name)).await;
+    let lab = Lab::edited(gateway, |etc| add_ari_outbound(etc, at, name, 2)).await;
     let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("answered");
     let talks =
         |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().filter(|s| s.unsigned_abs() > 100).count() > SECOND / 4;

@@ -169,7 +169,7 @@ async fn the_way_of_audio_is_tried_whatever_carries_it_and_nothing_is_left() {
 async fn whether_asterisk_connects_is_seen_and_why_not() {
     use hark::asterisk::ari::Connect;
     let (ari, at) = (free_port(), free_port());
-    let lab = Lab::edited(nowhere(), |etc| crate::support::lab::add_ari_outbound(etc, at, "persistent")).await;
+    let lab = Lab::edited(nowhere(), |etc| crate::support::lab::add_ari_outbound(etc, at, "persistent", 2)).await;
     let (mut config, _data) = settings(ari);
     (config.ari.url, config.ari.connect, config.ari_server.listen) = (None, Connect::Persistent, Some(at));
     let report = examine(&config).await;

@@ -238,3 +238,43 @@ async fn a_machine_gets_a_message_behind_its_beep_or_nothing_and_a_person_is_gre
     world.empty().await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_amd_of_asterisk_says_of_who_answers_is_told_and_obeyed() {
+    let mut callee = Callee::start().await;
+    let world = World::start(|config| {
+        config.outbound.dial.insert("amd".to_owned(), "Local/{to}@hark-amd/n".to_owned());
+        reports(config);
+        let report = config.webhooks.endpoints.get_mut("report").expect("it was made");
+        report.events.push("answered_by".to_owned());
+    })
+    .await;
+    world.lab.cli(&format!("dialplan set global CALLEE {}", callee.address)).await;
+    let hello = crate::conversation::recording()[4_800..11_200].to_vec();
+    for (said, who) in [(machine(), "machine"), (hello, "human")] {
+        let mut order = json!({"to": "answer", "via": "amd"});
+        if who == "machine" {
+            order["machine"] = json!("hangup");
+        }
+        let (status, answer) = call(&world, order).await;
+        assert_eq!(status, 201, "{answer}");
+        let mut phone = answered(&mut callee).await;
+        phone.rtp.play(&said);
+        let uuid = uuid(&answer);
+        let is_told = |event: &Value| event["type"] == "answered_by";
+        let events = world.hark.events(uuid, |events| events.iter().any(is_told)).await;
+        let told = events.into_iter().find(is_told).expect("it came");
+        assert_eq!(told["payload"]["answered_by"], who, "{told}\n{}", world.lab.log());
+        if who == "human" {
+            phone.hang_up().await;
+        } else {
+            let bye = timeout(PATIENCE, phone.requests.recv()).await.expect("in time").expect("the phone lives");
+            assert_eq!(bye.method(), "BYE");
+        }
+        let (_, report) = story(&world, uuid).await;
+        let expected = if who == "human" { "caller.hangup" } else { "answering_machine" };
+        assert_eq!(report["reason"], expected, "{report}");
+    }
+    world.empty().await;
+    world.stop().await;
+}

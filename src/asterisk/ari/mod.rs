@@ -45,7 +45,10 @@ pub use self::{
     server::Server,
 };
 pub use crate::asterisk::telemetry::AriStats as Stats;
-use crate::{asterisk::rtp, call::Digit};
+use crate::{
+    asterisk::rtp,
+    call::{AnsweredBy, Digit},
+};
 
 /// What a [`Host`] answers some time later.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -69,6 +72,9 @@ pub trait Host: fmt::Debug + Send + Sync + 'static {
 
     /// The caller of a call has pressed a key, of which its audio does not tell.
     fn press(&self, uuid: Uuid, digit: Digit);
+
+    /// Asterisk has found out who has answered a call that we made.
+    fn answered_by(&self, uuid: Uuid, who: AnsweredBy);
 
     /// A call is over of which Asterisk says nothing any more.
     fn end(&self, uuid: Uuid);

@@ -17,9 +17,13 @@ use uuid::Uuid;
 use super::{
     Control, ControlError, client::Shared, config::Connect, registry::State, rest::Origin, stasis, wire::Cause,
 };
+use crate::call::AnsweredBy;
 
 /// Asterisk ends what rings too long; where it says nothing of it, it is ended this long after.
 pub(super) const SLACK: Duration = Duration::from_secs(10);
+
+/// Where the dialplan leaves what `AMD()` says.
+const AMD: &str = "SHARED(HARK_AMD)";
 
 /// Whom to call, and how.
 #[derive(Debug, Clone)]
@@ -102,7 +106,8 @@ impl Control {
                 // nobody listens: nobody wants to know
                 let _ = progress.try_send(Progress::Answered);
                 info!("answered");
-                let fault = stasis::serve_called(Arc::clone(&shared), dial.uuid, ids, called).await;
+                let who = answered_by(&shared, &dial.endpoint, &called.id).await;
+                let fault = stasis::serve_called(Arc::clone(&shared), dial.uuid, ids, called, who).await;
                 let _ = progress.try_send(Progress::Over { answered, cause: None, fault });
             } else {
                 info!(cause = ?state.cause, "not answered");
@@ -114,6 +119,20 @@ impl Control {
         };
         calls.spawn(work.instrument(span));
         Ok(receiver)
+    }
+}
+
+/// Who has answered, where the dialplan behind a Local channel has had `AMD()` find it out (asterisk-conf/ari/extensions-hark-amd.conf).
+async fn answered_by(shared: &Shared, endpoint: &str, called: &str) -> Option<AnsweredBy> {
+    if !endpoint.starts_with("Local/") {
+        return None;
+    }
+    // without func_global there is none
+    let found = shared.rest.variable(called, AMD).await.ok().flatten()?;
+    match found.as_str() {
+        "HUMAN" => Some(AnsweredBy::Human),
+        "MACHINE" => Some(AnsweredBy::Machine),
+        _ => Some(AnsweredBy::Unknown),
     }
 }
 

@@ -26,7 +26,10 @@ use super::{
     rest::{ExternalMedia, Target},
     wire::Channel,
 };
-use crate::asterisk::rtp::{PortError, Told};
+use crate::{
+    asterisk::rtp::{PortError, Told},
+    call::AnsweredBy,
+};
 
 /// How long a media channel may take from its making to its `StasisStart`; Asterisk itself gives up connecting after 2 s.
 const MEDIA: Duration = Duration::from_secs(5);
@@ -135,7 +138,13 @@ pub(super) async fn serve(shared: Arc<Shared>, channel: Channel, args: Vec<Strin
 
 /// Serves somebody whom we have called, who is known to whoever takes calls, and has answered. Returns why they were never connected; whoever has
 /// called reports that.
-pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, called: Watched) -> Option<&'static str> {
+pub(super) async fn serve_called(
+    shared: Arc<Shared>,
+    uuid: Uuid,
+    ids: Ids,
+    called: Watched,
+    who: Option<AnsweredBy>,
+) -> Option<&'static str> {
     let (media, bridge) = (shared.registry.watch(&ids.media), shared.registry.watch(&ids.bridge));
     let (asks, asked) = mpsc::channel(1);
     let (app, rest) = (shared.pbx.app.clone(), shared.rest.clone());
@@ -148,6 +157,9 @@ pub(super) async fn serve_called(shared: Arc<Shared>, uuid: Uuid, ids: Ids, call
     let mut call = Call { shared, uuid, channel, caller: called, media, bridge, leg, announced, begun, after, asked };
     let fault = match call.connect(format, None).await {
         Ok(()) => {
+            if let Some(who) = who {
+                call.shared.host.answered_by(uuid, who);
+            }
             call.live().await;
             None
         }

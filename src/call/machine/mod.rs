@@ -409,6 +409,7 @@ impl Call {
             Command::Listen => self.listen(),
             Command::TakeBack(say) => self.take_back(say, now, out),
             Command::Press(digit) => self.leg(LegEvent::Dtmf(digit), now, out),
+            Command::AnsweredBy(who) => self.told_who(who, now, out),
             Command::Dial(digits) => self.dial(&digits),
             // the session's own
             Command::Record(_) => {}

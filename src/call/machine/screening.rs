@@ -1,6 +1,6 @@
 //! Who has answered a call that we made, and what is done with a machine.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Call, State};
 use crate::call::{CallEvent, EndReason, OnMachine, Output, turn::AnsweredBy};
@@ -19,6 +19,20 @@ impl Call {
             && let Some(who) = self.screening.as_mut().map(|screening| screening.beep())
         {
             self.answered_by(who, now, out);
+        }
+    }
+
+    /// Somebody else has found it out.
+    pub(super) fn told_who(&mut self, who: AnsweredBy, now: Instant, out: &mut Vec<Output>) {
+        match &mut self.screening {
+            Some(screening) if self.state == State::Live => {
+                screening.told(who);
+                self.answered_by(who, now, out);
+            }
+            None if self.state == State::Live => {
+                out.push(Output::Event(CallEvent::AnsweredBy(who, Duration::ZERO), now));
+            }
+            _ => {}
         }
     }
 

@@ -154,6 +154,13 @@ impl Screening {
         self.words |= SAYINGS.iter().any(|saying| text.contains(saying));
     }
 
+    /// Somebody else has found out who it is: of a machine the beep is still waited for.
+    pub const fn told(&mut self, who: AnsweredBy) {
+        if matches!(who, AnsweredBy::Machine) {
+            self.machine_ms = Some(0);
+        }
+    }
+
     /// There was a beep.
     pub fn beep(&mut self) -> AnsweredBy {
         self.machine_ms = Some(0);

@@ -28,6 +28,7 @@ const GLUE: &[(&str, &str)] = &[
 /// Files that Asterisk complains about when they are missing.
 const MINIMAL: &[(&str, &str)] = &[
     ("acl.conf", ""),
+    ("amd.conf", "[general]\n"),
     ("ccss.conf", "[general]\n"),
     ("cdr.conf", "[general]\nenable = no\n"),
     ("cel.conf", "[general]\nenable = no\n"),
@@ -51,6 +52,7 @@ const ARI: &[(&str, &str)] = &[
     ("http.conf", include_str!("../../../asterisk-conf/ari/http.conf")),
     ("ari.conf", include_str!("../../../asterisk-conf/ari/ari.conf")),
     ("extensions-hark-ari.conf", include_str!("../../../asterisk-conf/ari/extensions-hark-ari.conf")),
+    ("extensions-hark-amd.conf", include_str!("../../../asterisk-conf/ari/extensions-hark-amd.conf")),
 ];
 /// User and password of the users' own ari.conf.
 pub const ARI_USER: (&str, &str) = ("hark", "change-me");
@@ -302,14 +304,15 @@ fn add_ari(etc: &Path, ari: SocketAddr) {
     std::fs::write(etc.join("extensions.conf"), plan).expect("write");
 }
 
-/// Has Asterisk connect to Hark at `to` instead of opening a port, for `kind` (persistent, per_call_config).
-pub fn add_ari_outbound(etc: &Path, to: SocketAddr, kind: &str) {
+/// Has Asterisk connect to Hark at `to` instead of opening a port, for `kind` (persistent, per_call_config), trying so many times for a call.
+pub fn add_ari_outbound(etc: &Path, to: SocketAddr, kind: &str, attempts: u32) {
     add_ari(etc, SocketAddr::from(([127, 0, 0, 1], 9)));
     std::fs::write(etc.join("http.conf"), "[general]\nenabled = no\n").expect("write");
     std::fs::write(etc.join("ari.conf"), include_str!("../../../asterisk-conf/ari-outbound/ari.conf")).expect("write");
     let client = include_str!("../../../asterisk-conf/ari-outbound/websocket_client.conf");
     let client = client
         .replace("connection_type=persistent", &format!("connection_type={kind}"))
+        .replace("reconnect_attempts=2", &format!("reconnect_attempts={attempts}"))
         .replace("127.0.0.1:5003", &to.to_string());
     std::fs::write(etc.join("websocket_client.conf"), client).expect("write");
 }
