@@ -146,12 +146,17 @@ async fn a_call_whose_own_connection_is_lost_goes_on_over_the_next() {
     let world = Outbound::trying(40, Connect::PerCall, |_| {}).await;
     let Outbound { service, hark, lab, proxy } = &world;
     let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
+    // whatever is lost on the way while a call is set up ends that
+    let words = Codec::Ulaw.heard(&noise(SECOND, 30));
+    session.step(Step::Speak(words.clone(), 320));
+    heard_by_phone(&call, &words).await;
     proxy.set(Line::Cut);
     lab.logged("Websocket disconnected").await;
     proxy.set(Line::Whole);
     let words = Codec::Ulaw.heard(&noise(SECOND, 31));
     session.step(Step::Speak(words.clone(), 320));
-    heard_by_phone(&call, &words).await;
+    let there = |rtp: &crate::support::rtp::Rtp| find(&rtp.audio(), &words).is_some();
+    assert!(call.rtp.wait(Duration::from_secs(10), there).await, "the phone never heard it\n{}", lab.log());
     session.step(Step::Close(Some((1_000, "bye"))));
     operator_answers(lab, &call).await;
     assert_eq!(hark.story(uuid).await[1..], ["call_started", "call_ended"]);

@@ -25,6 +25,20 @@ fn resident_kb(process: u32) -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
 }
 
+/// What is counted, once the last call has ended.
+async fn ended(http: std::net::SocketAddr) -> String {
+    let wait = async {
+        loop {
+            let (_, metrics) = get(http, "/metrics").await;
+            if metrics.lines().any(|line| line == "hark_calls_active 0") {
+                return metrics;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, wait).await.expect("the calls end")
+}
+
 async fn calls(lab: &Lab, count: usize) {
     let begun = Instant::now();
     let call = async |n: usize| {
@@ -58,7 +72,7 @@ async fn calls_leave_asterisk_empty_and_the_gateway_as_small_as_it_was() {
     calls(&lab, count - count / 5).await;
     empty(&lab).await;
     let after = resident_kb(hark.id());
-    let (_, metrics) = get(hark.gateway().http.expect("HTTP is on"), "/metrics").await;
+    let metrics = ended(hark.gateway().http.expect("HTTP is on")).await;
     for line in [
         format!("hark_ari_calls_total {count}"),
         "hark_ari_calls_failed_total 0".to_owned(),
@@ -115,9 +129,8 @@ async fn many_at_once(media: &str) {
     lab.logged("Creating Stasis app 'hark'").await;
     let took = at_once(&lab, count).await;
     empty(&lab).await;
-    let (_, metrics) = get(hark.gateway().http.expect("HTTP is on"), "/metrics").await;
-    let failed = metrics.lines().any(|line| line == "hark_ari_calls_failed_total 0");
-    assert!(failed, "set-ups failed: {metrics}");
+    let metrics = ended(hark.gateway().http.expect("HTTP is on")).await;
+    assert!(metrics.lines().any(|line| line == "hark_ari_calls_failed_total 0"), "set-ups failed: {metrics}");
     println!("{count} calls at once by {media}, 20 a second, phones, Asterisk and Hark on this machine");
     println!("{}", shown("INVITE to answer", took.iter().map(|(answered, _)| *answered).collect()));
     println!("{}", shown("INVITE to the first word", took.iter().map(|(_, greeted)| *greeted).collect()));
