@@ -163,7 +163,7 @@ impl Standing {
         if let Some(pause) = pause.filter(|_| opened) {
             tracing::warn!(
                 code = "agent.service.open",
-                "{} ({}) is left alone for {} s: {}",
+                "calls that have another service leave {} ({}) alone for {} s: {}",
                 self.name,
                 self.kind.short(),
                 pause.as_secs(),

@@ -40,7 +40,8 @@ impl Llm {
         let row = Row::new(ctx, chain, Kind::Llm, health);
         let models = row.seats().iter().map(|_| OnceLock::new()).collect();
         let all = Self { row, models };
-        match all.row.next(&mut all.row.untried()).map(|at| all.model(at)) {
+        // not as one that tries it out: nothing is asked yet
+        match all.row.likely().map(|at| all.model(at)) {
             Some(Err(failure)) if all.row.count() == 1 => Err(failure),
             // what is wrong with one of several will be told when it is asked
             _ => Ok(all),

@@ -1,7 +1,7 @@
 //! Speech-to-speech services: one service listens, thinks and speaks.
 //!
 //! Of the AVR contract: [`websocket`] is the contract proper (JSON text, base64 audio), [`http`] its older form (raw audio both ways, no
-//! events); their wire is always s16le 8 kHz mono, and `edge` converts to and from the leg's rate, once. Of vendors: [`line`] is what they
+//! events); their wire is always s16le 8 kHz mono, and `edge` converts to and from the leg's rate, once. Of vendors: [`mod@line`] is what they
 //! share, and each has a small dialect of its own.
 
 mod codec;

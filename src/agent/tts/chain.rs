@@ -61,7 +61,8 @@ impl Tts {
         let voices = row.seats().iter().map(|_| OnceLock::new()).collect();
         let pace = u64::try_from(CHARACTER.as_micros()).unwrap_or_default();
         let all = Self { row, voices, rate: ctx.rate, pace: pace.into() };
-        match all.row.next(&mut all.row.untried()).map(|at| all.voice(at)) {
+        // not as one that tries it out: nothing is asked yet
+        match all.row.likely().map(|at| all.voice(at)) {
             Some(Err(failure)) if all.row.count() == 1 => Err(failure),
             // what is wrong with one of several will be told when it is asked
             _ => Ok(all),

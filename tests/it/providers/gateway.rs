@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Fake, providers, stt_vendors as stt, tts_vendors as tts};
 use crate::support::{
     client,
-    connector::{Connector, nobody},
+    connector::{Connector, Exchange, nobody},
     gateway::{Gateway, Line, frame_of},
 };
 
@@ -173,4 +173,84 @@ async fn a_call_whose_services_all_fail_once_goes_on_and_everybody_is_told() {
     assert_eq!(shown("hark_service_up", "service=\"deepgram:aura"), "0.0");
     assert_eq!(shown("hark_service_takeovers_total", "service=\"deepgram:nova"), "1.0");
     drop(line);
+}
+
+/// What the first of a list does to whoever comes to it.
+async fn trouble(connector: &mut Connector, what: &str, held: &mut Vec<Exchange>) {
+    match what {
+        "nobody" => {}
+        "reset" => connector.request().await.reset(),
+        "silence" => held.push(connector.request().await),
+        status => connector.request().await.status(status, r#"{"error":"no luck"}"#).await,
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_to_the_first_of_each_kind_the_caller_is_answered() {
+    for what in ["nobody", "401 Unauthorized", "429 Too Many Requests", "503 Busy", "reset", "silence"] {
+        let (bad_ear, ear) = (Fake::start().await, Fake::start().await);
+        let (mut bad_llm, mut llm) =
+            (Connector::start("/prompt-stream").await, Connector::start("/prompt-stream").await);
+        let path = "/text-to-speech-stream";
+        let (mut bad_voice, mut voice) = (Connector::start(path).await, Connector::start(path).await);
+        let nobody = [nobody(), nobody(), nobody()];
+        let gone = what == "nobody";
+        let gateway = Gateway::with(&llm.url.clone(), |config| {
+            let first = |at: usize, usual: String| if gone { nobody[at].0.to_string() } else { usual };
+            let agent = &mut config.agent;
+            agent.sts_url = None;
+            let bad = if gone { nobody[0].0.authority().to_owned() } else { bad_ear.address.clone() };
+            agent.asr_url = Some(format!("{}, {}", stt::NOVA.at(&bad), stt::VOSK.at(&ear.address)));
+            agent.llm_url = Some(format!("{}, {}", first(1, bad_llm.url.to_string()), llm.url));
+            agent.tts_url = Some(format!("{}, {}", first(2, bad_voice.url.to_string()), voice.url));
+            agent.providers = providers();
+            agent.debounce_ms = 50;
+            // the next has words before it seems to be silent too
+            agent.failover_after_ms = if what == "silence" { 1_500 } else { 300 };
+        })
+        .await;
+        let (mut line, mut held, mut silent) = (Line::call(gateway.audiosocket).await, Vec::new(), None);
+        match what {
+            "nobody" => {}
+            "reset" => {
+                let mut peer = bad_ear.accept().await;
+                stt::NOVA.begin(&mut peer).await;
+                line.speak(10).await;
+                peer.audio(160 * 5).await;
+                peer.reset();
+            }
+            // somebody has to be heard speaking, to be missed
+            "silence" => {
+                let mut peer = bad_ear.accept().await;
+                stt::NOVA.begin(&mut peer).await;
+                line.speak(100).await;
+                silent = Some(peer);
+            }
+            status => bad_ear.refuse(status, &json!({"err_msg": super::KEY}).to_string()).await,
+        }
+        let others = async {
+            let mut peer = ear.accept().await;
+            stt::VOSK.begin(&mut peer).await;
+            stt::VOSK.tell(&mut peer, (stt::VOSK.last)("hello there", 0)).await;
+            trouble(&mut bad_llm, what, &mut held).await;
+            answered(&mut llm, "hello there").await;
+            trouble(&mut bad_voice, what, &mut held).await;
+            (voice.request().await, peer)
+        };
+        // a phone that takes no audio for seconds is gone
+        let (mut asked, _peer) = tokio::select! {
+            asked = others => asked,
+            () = line.listen() => panic!("the call is over"),
+        };
+        assert_eq!(asked.json().await["text"], "All right.", "{what}");
+        asked.answer(&[&[0x10, 0x20].repeat(1_600)]).await;
+        let words = line.words(1_590).await;
+        assert!(words.iter().filter(|sample| **sample == 0x2010).count() > 1_500, "{what}: {words:?}");
+        let url = format!("http://{}/api/services", gateway.http);
+        let shown = client().get(url).send().await.unwrap().json::<serde_json::Value>().await.unwrap();
+        let taken = shown["services"].as_array().unwrap().iter().filter(|service| service["takeovers"] == 1).count();
+        assert_eq!(taken, 3, "{what}: {shown}");
+        assert!(!shown.to_string().contains(super::KEY), "{shown}");
+        drop((line, held, silent));
+    }
 }

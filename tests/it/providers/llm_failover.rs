@@ -210,6 +210,9 @@ async fn calls_come_back_to_the_first_when_it_has_recovered() {
     asked(&mut talk.second).await.answer("Second.").await;
     assert_eq!(talk.spoken().await, ["Second."]);
     tokio::time::sleep(std::time::Duration::from_millis(1_050)).await;
+    // a call that has not asked anything has not tried it out either
+    let first = talk.first.service("");
+    talk.call(first);
     talk.press('2');
     asked(&mut talk.first).await.answer("First.").await;
     assert_eq!(talk.spoken().await, ["First."]);

@@ -134,6 +134,21 @@ impl Line {
         self.stream.write_all(&bytes).await.unwrap();
     }
 
+    /// Says so many frames of recorded speech, at the pace of speech.
+    pub async fn speak(&mut self, frames: usize) {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/audio/caller.wav");
+        let (rate, samples) = hark::audio::wav::read(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(rate, 8_000);
+        let mut next = Instant::now();
+        for samples in samples.chunks(160).take(frames) {
+            let mut bytes = Vec::new();
+            wire::put_audio(&mut bytes, &Frame::padded(Rate::R8K, samples));
+            self.stream.write_all(&bytes).await.unwrap();
+            next += Duration::from_millis(20);
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
     /// The next thing the gateway says. Anything that is no whole frame of 20 ms at 8 kHz fails the test.
     pub async fn hear(&mut self) -> Said {
         loop {
@@ -157,6 +172,11 @@ impl Line {
                 n => self.decoder.filled(n),
             }
         }
+    }
+
+    /// Takes whatever comes, until the gateway hangs up. Loses nothing when dropped.
+    pub async fn listen(&mut self) {
+        while matches!(self.hear().await, Said::Audio(_)) {}
     }
 
     /// Listens until `samples` that are not silence have come, and gives them.

@@ -263,3 +263,13 @@ fn a_prompt_for_a_silent_caller_is_no_answer() {
     sim.run(700);
     assert_eq!(turns(&sim).iter().map(|turn| turn.latency).collect::<Vec<_>>(), [None]);
 }
+
+#[test]
+fn a_service_that_was_replaced_is_told_and_the_call_goes_on() {
+    let mut sim = talking(Config::default());
+    let fault = crate::call::Fault { code: "agent.stt.failed", message: "it is gone".to_owned() };
+    let replaced = crate::call::Replaced { fault, service: "deepgram:nova-3".to_owned(), by: "vosk:".to_owned() };
+    sim.agent(AgentEvent::Replaced(replaced));
+    sim.run(500);
+    assert_eq!((sim.count("service_failed"), sim.end), (1, None));
+}
