@@ -5,7 +5,9 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hark
 export PATH := $(CACHE)/tools/bin:$(PATH)
 
 # On a build machine the clone is thrown away after each run, so the compiled dependencies live outside of it.
+# What only the same clone could use again is not kept: it would fill the disk.
 ifeq ($(CI),true)
+export CARGO_INCREMENTAL := 0
 ifndef CARGO_TARGET_DIR
 ifeq ($(shell mkdir -p '$(CACHE)/target' 2>/dev/null && test -w '$(CACHE)/target' && echo yes),yes)
 export CARGO_TARGET_DIR := $(CACHE)/target
