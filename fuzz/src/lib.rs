@@ -51,6 +51,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sound_file", sound_file),
     ("sse_events", sse_events),
     ("sts_message", sts_message),
+    ("sts_vendor", sts_vendor),
     ("stt_text", stt_text),
     ("tts_audio", tts_audio),
     ("utf8_pieces", utf8_pieces),
@@ -199,6 +200,13 @@ pub fn sentences(data: &[u8]) {
     let (found, waited) = fuzz::sentences(&text_pieces(text));
     assert_eq!(found, whole, "the sentences depend on the pieces");
     assert!(waited <= 8 * MAX_SENTENCE, "{waited} bytes wait for the end of a sentence");
+}
+
+/// Messages of vendors of speech to speech, a line each.
+pub fn sts_vendor(data: &[u8]) {
+    let lines: Vec<_> = data.split(|byte| *byte == b'\n').collect();
+    let longest = fuzz::sts_vendor(&lines);
+    assert!(longest <= data.len() + 64, "{longest} bytes are told of {}", data.len());
 }
 
 /// Text of speech recognition joined to utterances.

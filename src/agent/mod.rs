@@ -35,6 +35,7 @@ pub mod fuzz {
         llm::{fuzz as llm_answer, fuzz_vendor as vendor_answer},
         sentence::fuzz as sentences,
         socket::fuzz as contract_reply,
+        sts::fuzz as sts_vendor,
         stt::fuzz as stt_text,
         tts::fuzz as tts_audio,
     };

@@ -9,6 +9,7 @@ mod deepgram;
 mod dialect;
 mod edge;
 mod elevenlabs;
+mod fuzzing;
 mod gemini;
 pub mod http;
 pub mod line;
@@ -20,6 +21,7 @@ mod ultravox;
 pub mod websocket;
 pub mod wire;
 
+pub use fuzzing::fuzz;
 pub use http::StsHttp;
 pub use line::Line;
 use serde_json::Value;
@@ -36,7 +38,7 @@ const MAX_PARTIAL: usize = 16 * 1024;
 #[must_use]
 pub fn start(named: Named, ctx: Context, greeting: Option<String>) -> Line {
     let needs_prompt = !has_prompt(&named);
-    let dialect = dialect(ctx.rate, named);
+    let dialect = dialect_of(ctx.rate, named);
     Line::start(ctx, dialect, greeting, needs_prompt)
 }
 
@@ -55,7 +57,7 @@ pub fn obeys(named: &Named) -> bool {
     !matches!(named.vendor, Vendor::ElevenLabs)
 }
 
-fn dialect(rate: Rate, named: Named) -> Box<dyn Dialect> {
+fn dialect_of(rate: Rate, named: Named) -> Box<dyn Dialect> {
     match named.vendor {
         Vendor::Deepgram => Box::new(deepgram::Agent::new(rate, named)),
         Vendor::ElevenLabs => Box::new(elevenlabs::Agent::new(rate, named)),

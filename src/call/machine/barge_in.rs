@@ -167,7 +167,8 @@ impl Call {
         let since = self.held_since?;
         let patience = Duration::from_millis(self.config().resume_after_ms);
         // without words while the caller speaks, those behind it are waited for
-        let late = !self.partials || self.mode.agent_cuts;
+        // (not for a service that would have said so by now)
+        let late = !self.partials && !self.mode.agent_cuts;
         let waits = self.words_decide() && late && self.voice_at > since;
         Some(if waits { (since.max(self.voiced_at) + patience).min(since + HOLD_LIMIT) } else { since + patience })
     }

@@ -58,6 +58,39 @@ fn noise_that_goes_on_holds_the_agent_once() {
 }
 
 #[test]
+fn a_service_that_interrupts_by_itself_is_held_by_the_voice_and_cut_by_its_word() {
+    let talks = |policy_| {
+        let mut sim = Sim::new(Mode { agent_cuts: true, ..CASCADE }, policy(policy_));
+        sim.speak(1, 10_000);
+        sim.run(1_000);
+        assert!(sim.is_heard());
+        sim
+    };
+    let mut sim = talks(Policy::Auto);
+    sim.say(600);
+    assert!(!sim.is_heard(), "held");
+    // words of the turn before, which come late
+    sim.words("and then I said", true);
+    assert_eq!(sim.count("interruption"), 0);
+    sim.agent(AgentEvent::Speech(Edge::Interrupted));
+    sim.run(1_000);
+    assert_eq!((sim.count("interruption"), sim.is_heard(), sim.told("Interrupt").len()), (1, false, 1));
+
+    // a noise: it says nothing, and the agent goes on, whether or not the noise does
+    let mut sim = talks(Policy::Auto);
+    sim.say(3_000);
+    assert!(sim.is_heard());
+    sim.run(15_000);
+    assert_eq!((sim.count("interruption"), sim.call.stats().resumed), (0, 1));
+    assert!(sim.unheard() <= 80, "{} samples", sim.unheard());
+
+    // unless the settings say that the voice cuts
+    let mut sim = talks(Policy::Vad);
+    sim.say(1_000);
+    assert_eq!(sim.count("interruption"), 1);
+}
+
+#[test]
 fn words_cut_and_a_back_channel_does_not() {
     let mut sim = talking(Config::default());
     sim.say(400);
