@@ -30,6 +30,7 @@ mod receivers;
 mod recordings;
 mod routes;
 mod rtp;
+mod rtp_calls;
 mod schema;
 mod speech;
 mod store;
