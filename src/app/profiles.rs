@@ -12,7 +12,8 @@ use crate::{
         mcp::Server,
         tools::{HttpTool, Toolbox},
     },
-    api, audio,
+    api,
+    audio::{self, Rate},
     call::{self, Rules},
     config::{Config, Listener, Rule},
     session::Announcement,
@@ -129,6 +130,10 @@ impl Profile {
         let mut agent = agent.clone();
         if let Some(path) = &agent.prompt_file {
             agent.prompt = Some(prompt(path).map_err(|reason| format!("agent.prompt_file: {path}: {reason}"))?);
+        }
+        if let Some(embedded) = &agent.embedded {
+            let greeting = agent.greeting.clone().unwrap_or_else(|| embedded.script.greeting());
+            embedded.engine.prepare(&greeting, Rate::R8K);
         }
         Ok(Self {
             name,

@@ -8,6 +8,8 @@ use hark::audio::resample::Resampler;
 use hark::config::Config;
 use tokio::runtime::Handle;
 
+use crate::ari::World;
+use crate::calls::operator_answers;
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, SECRET};
 use crate::support::phone::{Call, State};
@@ -121,4 +123,40 @@ async fn goodbye_ends_the_call_and_one_talker_too_many_goes_on_in_the_dialplan()
     call.hang_up().await;
     lab.stop().await;
     hark.stop().await;
+}
+
+/// Somebody to be connected to, in the lab's dialplan.
+const PLACES: &str = r#"
+    [[places]]
+    name = "operator"
+    say = "our operator"
+    exten = "s"
+    context = "operator"
+    confirm = false
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_a_representative_is_connected_to_one() {
+    let Some(dir) = installed() else { return };
+    let data = tempfile::tempdir().expect("a directory");
+    let script = data.path().join("script.toml");
+    std::fs::write(&script, PLACES).expect("a script");
+    let world = World::start(|config| {
+        config.agent.sts_url = None;
+        config.models.dir = dir;
+        config.embedded.threads = 1;
+        config.embedded.script = Some(script.display().to_string());
+    })
+    .await;
+    let call = Call::dial(world.lab.sip(), "5011", Codec::Ulaw).await.expect("it is answered");
+    answer(&call, 0).await;
+    // "... waiting to speak with a representative."
+    call.rtp.play(&prompt("queue-callswaiting"));
+    operator_answers(&world.lab, &call).await;
+    let seen = world.hark.events.wait_for(1).await[0].json();
+    let uuid = seen["uuid"].as_str().expect("a UUID").parse().expect("a UUID");
+    let story = world.hark.story(uuid).await;
+    assert!(story.iter().any(|event| event.contains("I will connect you to our operator.")), "{story:?}");
+    call.hang_up().await;
+    world.stop().await;
 }

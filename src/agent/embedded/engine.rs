@@ -21,7 +21,7 @@ use super::{
     programs,
 };
 use crate::{
-    agent::{builtin::flite, tts::Pcm},
+    agent::{builtin::flite, sentence::Sentences, tts::Pcm},
     audio::Rate,
 };
 
@@ -164,12 +164,15 @@ impl Engine {
         coming
     }
 
-    /// Makes ready what will be said again and again.
-    pub fn prepare(&self, texts: Vec<String>, rate: Rate) {
+    /// Makes ready what every caller hears.
+    pub fn prepare(&self, text: &str, rate: Rate) {
         let inner = Arc::clone(&self.0);
+        let mut splitter = Sentences::default();
+        let mut sentences = splitter.push(text);
+        sentences.extend(splitter.finish());
         self.0.control.spawn(async move {
-            for text in texts {
-                for part in parts(&text) {
+            for sentence in sentences {
+                for part in parts(&sentence) {
                     if inner.part(part, rate).await.is_err() {
                         // it is said when it is needed
                         return;

@@ -283,13 +283,6 @@ impl Script {
         self.sentence("greeting")
     }
 
-    /// What it says as it is written, most of it in every call.
-    #[must_use]
-    pub fn sentences(&self) -> Vec<String> {
-        let fixed = self.say.values().filter(|sentence| !sentence.contains('{'));
-        fixed.chain(self.intents.iter().filter_map(|intent| intent.say.as_ref())).cloned().collect()
-    }
-
     /// Where callers may be connected to, as `agent.transfer_to` writes it.
     #[must_use]
     pub fn transfer_to(&self) -> Vec<String> {
