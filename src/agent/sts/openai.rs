@@ -1,18 +1,19 @@
 //! OpenAI's realtime interface, with the dialects of Azure and xAI, and the names it had in its beta, which other servers still use.
 
+mod session;
+
 use std::{collections::VecDeque, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
     codec::{Coding, Formats},
     dialect::{Cut, Dialect, Fatal, Incoming, Past, Setup, Target, Told},
-    number,
 };
 use crate::{
     agent::{
@@ -117,106 +118,6 @@ impl OpenAi {
             calls: Vec::new(),
             part: 0,
             partial: <_>::default(),
-        }
-    }
-
-    fn format(&self) -> Value {
-        let Coding { rate, law } = self.formats.up;
-        match (self.flavour, law) {
-            (Flavour::Beta, Some(Law::Ulaw)) => json!("g711_ulaw"),
-            (Flavour::Beta, Some(Law::Alaw)) => json!("g711_alaw"),
-            (Flavour::Beta, None) => json!("pcm16"),
-            (_, Some(Law::Ulaw)) => json!({"type": "audio/pcmu"}),
-            (_, Some(Law::Alaw)) => json!({"type": "audio/pcma"}),
-            (_, None) => json!({"type": "audio/pcm", "rate": rate.hz()}),
-        }
-    }
-
-    /// When the caller has finished, and how they interrupt.
-    fn turn_detection(&self) -> Value {
-        let kind = self.named.option("turn_detection").unwrap_or("server_vad");
-        let mut detection = Map::new();
-        detection.insert("type".to_owned(), kind.into());
-        for name in ["threshold", "prefix_padding_ms", "silence_duration_ms", "idle_timeout_ms", "eagerness"] {
-            if let Some(value) = self.named.option(name) {
-                let value = if name == "eagerness" { value.into() } else { number(value) };
-                detection.insert(name.to_owned(), value);
-            }
-        }
-        if self.flavour != Flavour::Xai {
-            detection.insert("create_response".to_owned(), true.into());
-            detection.insert("interrupt_response".to_owned(), true.into());
-        }
-        detection.into()
-    }
-
-    fn transcription(&self, language: Option<&str>) -> Value {
-        let usual = match self.flavour {
-            Flavour::Beta => "whisper-1",
-            _ if self.named.vendor == Vendor::Azure => "gpt-4o-mini-transcribe",
-            _ => "gpt-transcribe",
-        };
-        match self.named.option("transcribe").unwrap_or(usual) {
-            "none" => Value::Null,
-            model => match self.named.option("language").or(language).and_then(code) {
-                Some(language) => json!({"model": model, "language": language}),
-                None => json!({"model": model}),
-            },
-        }
-    }
-
-    fn session(&self, setup: &Setup<'_>) -> Value {
-        let tools: Vec<_> = setup.tools.iter().map(|tool| json!({"type": "function", "name": tool.name, "description": tool.description, "parameters": tool.parameters})).collect();
-        let (format, detection) = (self.format(), self.turn_detection());
-        let option = |name: &str| self.named.option(name);
-        let mut session = match self.flavour {
-            Flavour::Current => {
-                let mut input = json!({"format": format, "turn_detection": detection});
-                input["transcription"] = self.transcription(setup.language);
-                if let Some(kind) = option("noise_reduction") {
-                    input["noise_reduction"] = if kind == "none" { Value::Null } else { json!({"type": kind}) };
-                }
-                let mut output = json!({"format": format});
-                put(&mut output, "voice", option("voice").map(Value::from));
-                put(&mut output, "speed", option("speed").map(number));
-                json!({"type": "realtime", "output_modalities": ["audio"], "audio": {"input": input, "output": output}})
-            }
-            Flavour::Beta => json!({
-                "modalities": ["audio", "text"], "input_audio_format": format, "output_audio_format": format,
-                "turn_detection": detection, "input_audio_transcription": self.transcription(setup.language),
-            }),
-            Flavour::Xai => json!({
-                "audio": {"input": {"format": format}, "output": {"format": format}}, "turn_detection": detection,
-            }),
-        };
-        put(&mut session, "instructions", setup.prompt.map(Value::from));
-        if self.flavour != Flavour::Current {
-            put(&mut session, "voice", option("voice").map(Value::from));
-        }
-        let most = if self.flavour == Flavour::Beta { "max_response_output_tokens" } else { "max_output_tokens" };
-        put(&mut session, most, option("max_output_tokens").map(number));
-        put(&mut session, "reasoning", option("reasoning_effort").map(|effort| json!({"effort": effort})));
-        if !tools.is_empty() {
-            session["tools"] = tools.into();
-            session["tool_choice"] = json!("auto");
-        }
-        session
-    }
-
-    fn item(&self, past: &Past) -> Vec<Message> {
-        let said = if self.flavour == Flavour::Beta { "text" } else { "output_text" };
-        let message = |role: &str, kind: &str, text: &str| {
-            item(json!({"type": "message", "role": role, "content": [{"type": kind, "text": text}]}))
-        };
-        match past {
-            Past::Caller(text) => vec![message("user", "input_text", text)],
-            Past::Agent(text) => vec![message("assistant", said, text)],
-            Past::Tool(call, output) => vec![
-                item(
-                    json!({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}),
-                ),
-                item(json!({"type": "function_call_output", "call_id": call.id, "output": output})),
-            ],
         }
     }
 
