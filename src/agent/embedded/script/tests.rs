@@ -57,6 +57,14 @@ fn transfer(to: &str) -> Option<Act> {
 }
 
 #[test]
+fn hours_are_understood_as_they_are_heard_by_telephone() {
+    for heard in ["What are your opening hours?", "What are you opening our?", "Your opening hour, please."] {
+        let said = last(&Script::default(), &[heard]);
+        assert!(said.0.contains("from Monday to Friday"), "{heard}: {said:?}");
+    }
+}
+
+#[test]
 fn the_compiled_in_script_is_whole() {
     let script = Script::parse("").unwrap();
     assert_eq!(script, Script::default());
