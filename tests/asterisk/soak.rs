@@ -62,6 +62,8 @@ async fn calls_leave_asterisk_empty_and_the_gateway_as_small_as_it_was() {
         ("ARI_USERNAME", ARI_USER.0),
         ("ARI_PASSWORD", ARI_USER.1),
         ("HARK_DATA_DIR", &dir),
+        // what is known about a call is remembered for ten minutes on purpose: that is no growth
+        ("HARK__HTTP__ANNOUNCEMENT_TTL_S", "10"),
     ];
     let hark = Process::with(None, &env).await;
     let lab = Lab::with_ari(hark.gateway(), ari).await;
