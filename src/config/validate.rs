@@ -1,8 +1,10 @@
 //! What each setting must be beyond its type, and which settings cannot go together.
 
+mod services;
+
 use std::{net::SocketAddr, path::Path};
 
-use url::{Host, Url};
+use url::Host;
 
 use super::{
     Config, Merged,
@@ -10,11 +12,7 @@ use super::{
     layer::{ENDPOINTS, PROVIDERS, of_pbx},
 };
 use crate::{
-    agent::{
-        Named, Overrides, Route, RouteError,
-        embedded::Script,
-        service::{self, Kind, Vendor},
-    },
+    agent::{embedded::Script, service},
     asterisk::ari::{Endpoint, Media, Pbx, Requests},
     webhook::Redaction,
 };
@@ -100,7 +98,7 @@ pub(super) fn validate(mut config: Config, merged: &Merged, faults: &mut Faults)
     conversation(&config.call, merged, faults);
     providers(merged, faults);
     script(&config, merged, faults);
-    urls(&config, merged, faults);
+    services::urls(&config, merged, faults);
     endpoints(&config, merged, faults);
     headers(&config, merged, faults);
     redaction(&config, merged, faults);
@@ -202,91 +200,6 @@ fn providers(merged: &Merged, faults: &mut Faults) {
             faults.push("config.url", merged.written(key), reason, advice);
         }
     }
-}
-
-fn urls(config: &Config, merged: &Merged, faults: &mut Faults) {
-    const SERVICE: &[&str] = &["http", "https", "ws", "wss", "builtin"];
-    let agent = &config.agent;
-    let before = faults.0.len();
-    for (key, url, schemes) in [
-        ("agent.asr_url", &agent.asr_url, SERVICE),
-        ("agent.llm_url", &agent.llm_url, SERVICE),
-        ("agent.tts_url", &agent.tts_url, SERVICE),
-        ("agent.sts_url", &agent.sts_url, SERVICE),
-        ("webhooks.url", &config.webhooks.url, &["http", "https"]),
-        ("recording.url", &config.recording.url, &["http", "https"]),
-        ("database.url", &config.database.url, &["postgres", "postgresql"]),
-    ] {
-        let kind = match key {
-            "agent.asr_url" => Some(Kind::Stt),
-            "agent.llm_url" => Some(Kind::Llm),
-            "agent.tts_url" => Some(Kind::Tts),
-            "agent.sts_url" => Some(Kind::Sts),
-            _ => None,
-        };
-        let fault = |url: &str| match kind.zip(service::vendor_of(url)) {
-            // all of the embedded agent
-            Some((Kind::Sts, (Vendor::Builtin, ""))) => None,
-            Some((kind, (vendor, rest))) => {
-                Named::parse(vendor, rest, kind, &agent.providers).err().map(|error| error.to_string())
-            }
-            None => fault_of_url(url, schemes).map(|reason| match kind {
-                Some(kind) => format!("{reason}, and the vendors {}", service::known(kind)),
-                None => reason,
-            }),
-        };
-        let reason = match kind {
-            Some(Kind::Stt | Kind::Llm | Kind::Tts) => {
-                url.as_deref().and_then(|text| service::split(text).into_iter().find_map(fault))
-            }
-            _ => url.as_deref().and_then(fault),
-        };
-        let Some(reason) = reason else { continue };
-        let advice = match key {
-            "database.url" => "Write a whole URL, e.g. postgres://hark:password@127.0.0.1:5432/hark.",
-            "recording.url" => "Write a whole URL, e.g. https://files.example.org/recordings.",
-            "webhooks.url" => "Write a whole URL, e.g. http://127.0.0.1:9000/events.",
-            "agent.sts_url" => "Write a whole URL, e.g. ws://127.0.0.1:6030.",
-            _ => {
-                "Write a whole URL, e.g. http://127.0.0.1:6010/speech-to-text-stream, a vendor and a model, e.g. deepgram:nova-3, or builtin: for the embedded agent."
-            }
-        };
-        faults.push("config.url", merged.written(key), reason, advice);
-    }
-    if faults.0.len() == before {
-        route(config, merged, faults);
-    }
-}
-
-/// Whether the services make an agent; only once each of them is right by itself.
-fn route(config: &Config, merged: &Merged, faults: &mut Faults) {
-    let agent = &config.agent;
-    let services =
-        [("agent.asr_url", &agent.asr_url), ("agent.llm_url", &agent.llm_url), ("agent.tts_url", &agent.tts_url)];
-    let (key, reason) = match Route::parse(agent, &Overrides::default()) {
-        Ok(_) => return,
-        Err(RouteError::Missing { missing, .. }) => {
-            let set = services.iter().find(|(_, url)| url.is_some()).map_or("agent.asr_url", |(key, _)| key);
-            (set, format!("is set, but {missing} is not"))
-        }
-        Err(other) => ("agent.sts_url", other.to_string()),
-    };
-    let advice = "Set all of ASR_URL, LLM_URL and TTS_URL, or STS_URL alone, or none of them for the embedded agent.";
-    faults.push("config.conflict", merged.written(key), reason, advice);
-}
-
-fn fault_of_url(text: &str, schemes: &[&str]) -> Option<String> {
-    if text == "builtin" && schemes.contains(&text) {
-        return None;
-    }
-    let url = match Url::parse(text) {
-        Ok(url) => url,
-        Err(error) => return Some(format!("is not a URL: {error}")),
-    };
-    if !schemes.contains(&url.scheme()) {
-        return Some(format!("begins with {}:, but only {}: are understood", url.scheme(), schemes.join(":, ")));
-    }
-    (url.scheme() != "builtin" && url.host_str().is_none_or(str::is_empty)).then(|| "names no host".to_owned())
 }
 
 /// Further webhook receivers, each as a whole.

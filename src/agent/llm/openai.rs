@@ -9,7 +9,10 @@ use super::{
     Message, Prompt, Reply, ToolCall, Usage,
     vendor::{self, Complaint},
 };
-use crate::agent::{service::Named, sse::Event};
+use crate::agent::{
+    service::{Named, Vendor},
+    sse::Event,
+};
 
 /// Tools called by one answer.
 pub(super) const MAX_CALLS: usize = 16;
@@ -31,9 +34,25 @@ pub(super) fn body(named: &Named, prompt: &Prompt) -> Value {
         body.insert("tools".to_owned(), tools.collect());
     }
     for (name, value) in named.options.iter().filter(|(name, _)| name != "api_version") {
-        body.insert(name.clone(), option(value));
+        let name = if name == "max_tokens" { limit(named) } else { name };
+        body.insert(name.to_owned(), option(value));
     }
     Value::Object(body)
+}
+
+/// What the limit of tokens is called: models of OpenAI that think refuse `max_tokens`, other people's servers know nothing else.
+fn limit(named: &Named) -> &'static str {
+    let theirs = matches!(named.vendor, Vendor::OpenAi | Vendor::Azure);
+    if theirs && thinks(&named.model) { "max_completion_tokens" } else { "max_tokens" }
+}
+
+/// `o1`, `o3-mini` …, and `gpt-5` and what comes after it.
+fn thinks(model: &str) -> bool {
+    let number = |text: &str| text.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok());
+    match model.strip_prefix("gpt-") {
+        Some(rest) => number(rest).is_some_and(|generation: u32| generation >= 5),
+        None => model.strip_prefix('o').and_then(number).is_some(),
+    }
 }
 
 /// Numbers, true and false are what they look like; everything else is text.
@@ -367,6 +386,30 @@ mod tests {
         assert_eq!(body["tools"][0]["function"]["name"], "f");
         let without = super::body(&named("openai:gpt"), &Prompt::default());
         assert!(without.get("tools").is_none());
+    }
+
+    #[test]
+    fn the_limit_of_tokens_has_the_name_that_its_model_takes() {
+        for (service, theirs) in [
+            ("openai:gpt-4.1-mini", "max_tokens"),
+            ("openai:gpt-4o", "max_tokens"),
+            ("openai:gpt-oss:20b", "max_tokens"),
+            ("openai:gpt-5.4-mini", "max_completion_tokens"),
+            ("openai:o3-mini", "max_completion_tokens"),
+            ("openai:olmo-2", "max_tokens"),
+            ("openai:gpt-12", "max_completion_tokens"),
+            ("azure:o1?base_url=https://x/openai/v1", "max_completion_tokens"),
+            ("ollama:o1", "max_tokens"),
+            ("xai:grok-4-fast", "max_tokens"),
+        ] {
+            let separator = if service.contains('?') { '&' } else { '?' };
+            let body = super::body(&named(&format!("{service}{separator}max_tokens=9")), &Prompt::default());
+            let limits: Vec<_> = body.as_object().unwrap().iter().filter(|(_, value)| **value == json!(9)).collect();
+            assert_eq!(limits, [(&theirs.to_owned(), &json!(9))], "{service}");
+        }
+        // a deployment's name says nothing of its model
+        let body = super::body(&named("azure:mine?max_completion_tokens=9&base_url=https://x/v1"), &Prompt::default());
+        assert_eq!((&body["max_completion_tokens"], body.get("max_tokens")), (&json!(9), None));
     }
 
     proptest! {

@@ -84,10 +84,9 @@ pub fn split(text: &str) -> Vec<&str> {
 
 fn begins_service(text: &str) -> bool {
     let Some((name, rest)) = text.split_once(':') else { return Vendor::named(text.trim()).is_some() };
-    match name {
-        "http" | "https" | "ws" | "wss" => rest.starts_with("//"),
-        name => name == "builtin" || Vendor::named(name).is_some(),
-    }
+    // a scheme that nobody knows is a fault of that service, not a part of the one before it
+    let is_scheme = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase());
+    (is_scheme && rest.starts_with("//")) || name == "builtin" || Vendor::named(name).is_some()
 }
 
 /// Where a URL leads to, without credentials and parameters.
@@ -111,6 +110,7 @@ mod tests {
             ("deepgram:nova-3?keyterm=a,b,http://x/", vec!["deepgram:nova-3?keyterm=a,b", "http://x/"]),
             ("deepgram:nova-3?keyterm=Hello, world: x", vec!["deepgram:nova-3?keyterm=Hello, world: x"]),
             ("http://a/b,c", vec!["http://a/b,c"]),
+            ("http://a, festival://b", vec!["http://a", "festival://b"]),
             ("deepgram,vosk", vec!["deepgram", "vosk"]),
             (" ,", vec![","]),
             ("", vec![]),

@@ -75,7 +75,7 @@ pub struct Offer {
 /// Somebody's own server without a key.
 const NO_MODEL: Option<&str> = Some("");
 /// What every language model takes.
-const LLM: &[&str] = &["temperature", "top_p", "max_tokens", "reasoning_effort", "seed"];
+const LLM: &[&str] = &["temperature", "top_p", "max_tokens", "max_completion_tokens", "reasoning_effort", "seed"];
 
 const fn llm(base: Option<&'static str>) -> Offer {
     Offer { kind: Kind::Llm, base, model: None, needs: &[], takes: LLM }
@@ -148,7 +148,15 @@ pub const VENDORS: &[Row] = &[
         key: Some("AZURE_OPENAI_API_KEY"),
         offers: &[
             Offer {
-                takes: &["temperature", "top_p", "max_tokens", "reasoning_effort", "seed", "api_version"],
+                takes: &[
+                    "temperature",
+                    "top_p",
+                    "max_tokens",
+                    "max_completion_tokens",
+                    "reasoning_effort",
+                    "seed",
+                    "api_version",
+                ],
                 ..llm(None)
             },
             sts(None, None, REALTIME),
@@ -263,7 +271,10 @@ pub const VENDORS: &[Row] = &[
         name: "gemini",
         key: Some("GEMINI_API_KEY"),
         offers: &[
-            llm(Some("https://generativelanguage.googleapis.com/v1beta")),
+            Offer {
+                takes: &["temperature", "top_p", "max_tokens", "reasoning_effort", "seed"],
+                ..llm(Some("https://generativelanguage.googleapis.com/v1beta"))
+            },
             sts(
                 Some("https://generativelanguage.googleapis.com/v1beta"),
                 Some("gemini-3.8-live"),

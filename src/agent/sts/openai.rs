@@ -205,7 +205,7 @@ impl OpenAi {
             }
             Some("completed") => {
                 if let Some(usage) = usage(&event.usage) {
-                    let model = self.named.option("transcribe").unwrap_or("transcription").to_owned();
+                    let model = self.transcriber().to_owned();
                     told.push(Told::Usage { model: Some(model), usage });
                 }
                 told.push(Told::Caller { item, text: event.transcript, is_final: true });

@@ -173,3 +173,21 @@ proptest! {
         told(&mut dialect, json!({"type": kind, "delta": value, "item_id": value, "response": {"id": value}}));
     }
 }
+
+#[test]
+fn what_transcription_costs_is_put_down_to_its_model() {
+    for (service, model) in [
+        ("openai:m", "gpt-transcribe"),
+        ("openai:m?transcribe=gpt-4o-transcribe", "gpt-4o-transcribe"),
+        ("openai:m?dialect=beta", "whisper-1"),
+        ("azure:m?base_url=https://x.openai.azure.com/openai/v1", "gpt-4o-mini-transcribe"),
+        ("xai:grok", "grok"),
+    ] {
+        let (mut dialect, _) = open(service);
+        let usage = json!({"type": "tokens", "input_tokens": 9, "output_tokens": 3});
+        let done = json!({"type": "conversation.item.input_audio_transcription.completed", "item_id": "a", "transcript": "Hi.", "usage": usage});
+        let done = told(&mut dialect, done);
+        let [Told::Usage { model: Some(told), usage }, Told::Caller { .. }] = &done[..] else { panic!("{done:?}") };
+        assert_eq!((told.as_str(), usage.input, usage.output), (model, 9, 3), "{service}");
+    }
+}

@@ -129,3 +129,22 @@ fn services_that_stand_in_for_one_another_are_a_list_or_a_text_with_commas() {
         assert!(told.contains(part), "{part} is not in {told}");
     }
 }
+
+#[test]
+fn each_fault_of_a_list_is_told_with_the_service_that_it_is_of() {
+    let file = "[agent]\nasr_url = [\"deepgram:nova-3\", \"vosk:?sped=1&token=hunter2\", \"http://stt\", \"festival://us:hunter2@x\"]\nllm_url = \"http://llm\"\ntts_url = \"http://tts\"";
+    let faults = loaded(file, &[]).expect_err("refused");
+    let told: Vec<_> = faults.0.iter().map(|fault| (fault.code, fault.reason.as_str())).collect();
+    assert_eq!(told.len(), 3, "{faults}");
+    for (at, begins) in [
+        "has a fault in service 1 of 4, deepgram: it needs a key: set DEEPGRAM_API_KEY",
+        "has a fault in service 2 of 4, vosk: it does not know the option \"sped\"",
+        "has a service 4 of 4 that begins with festival:, but only",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(told[at].0 == "config.url" && told[at].1.starts_with(begins), "{:?}", told[at]);
+    }
+    assert!(!faults.to_string().contains("hunter2"), "{faults}");
+}

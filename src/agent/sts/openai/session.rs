@@ -47,13 +47,19 @@ impl OpenAi {
         detection.into()
     }
 
-    fn transcription(&self, language: Option<&str>) -> Value {
+    /// The model that writes down what the caller says; of xAI's nothing is known but that it does.
+    pub(super) fn transcriber(&self) -> &str {
         let usual = match self.flavour {
             Flavour::Beta => "whisper-1",
-            _ if self.named.vendor == Vendor::Azure => "gpt-4o-mini-transcribe",
-            _ => "gpt-transcribe",
+            Flavour::Xai => self.named.model.as_str(),
+            Flavour::Current if self.named.vendor == Vendor::Azure => "gpt-4o-mini-transcribe",
+            Flavour::Current => "gpt-transcribe",
         };
-        match self.named.option("transcribe").unwrap_or(usual) {
+        self.named.option("transcribe").unwrap_or(usual)
+    }
+
+    fn transcription(&self, language: Option<&str>) -> Value {
+        match self.transcriber() {
             "none" => Value::Null,
             model => match self.named.option("language").or(language).and_then(code) {
                 Some(language) => json!({"model": model, "language": language}),
