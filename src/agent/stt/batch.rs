@@ -1,6 +1,6 @@
-//! Recognisers of whole utterances: our voice activity says where one begins and ends.
+//! Recognisers of whole utterances, over the network.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -10,7 +10,10 @@ use serde_json::json;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{CODES, Ends, Heard, Order};
+use super::{
+    CODES, Ends, Heard, Order,
+    utterances::{RATE, Utterances, samples},
+};
 use crate::{
     agent::{
         Context, Named,
@@ -21,20 +24,10 @@ use crate::{
         vendor::Post,
         wyoming::{self, Connection, encode},
     },
-    audio::{Frame, resample::Resampler, wav},
+    audio::{Frame, wav},
     call::Fault,
 };
 
-/// What these models listen to.
-const RATE: u32 = 16_000;
-/// Frames before the voice was noticed (600 ms).
-const BEFORE: usize = 30;
-/// Frames of the longest utterance (30 s): models take no more at once.
-const LONGEST: usize = 1_500;
-/// Frames of the shortest (200 ms, besides those before).
-const SHORTEST: usize = 10;
-/// Utterances that wait for the one before.
-const WAITING: usize = 4;
 /// How long one may take.
 const LIMIT: Duration = Duration::from_secs(15);
 /// Failures in a row until it counts as failed.
@@ -46,10 +39,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub struct Line {
     service: Service,
     ends: Ends,
-    /// The newest audio while nobody speaks, or all of the utterance.
-    audio: VecDeque<Frame>,
-    speaks: bool,
-    waiting: VecDeque<Vec<Frame>>,
+    utterances: Utterances,
     failures: u32,
     finishing: bool,
 }
@@ -65,15 +55,7 @@ struct Service {
 impl Line {
     pub fn new(ctx: Context, named: Named, ends: Ends) -> Self {
         let service = Service { ctx, named, health: ends.health.clone() };
-        Self {
-            service,
-            ends,
-            audio: VecDeque::new(),
-            speaks: false,
-            waiting: VecDeque::new(),
-            failures: 0,
-            finishing: false,
-        }
+        Self { service, ends, utterances: Utterances::default(), failures: 0, finishing: false }
     }
 
     /// Runs until told to finish and the last text has come, or until the service has failed.
@@ -81,7 +63,7 @@ impl Line {
         let mut job: Option<BoxFuture<'static, Result<String, Failure>>> = None;
         loop {
             if job.is_none() {
-                job = self.waiting.pop_front().map(|frames| Box::pin(self.service.clone().recognise(frames)) as _);
+                job = self.utterances.next().map(|frames| Box::pin(self.service.clone().recognise(frames)) as _);
             }
             if self.finishing && job.is_none() {
                 return Ok(());
@@ -89,52 +71,22 @@ impl Line {
             tokio::select! {
                 biased;
                 order = self.ends.orders.recv(), if !self.finishing => match order {
-                    Some(Order::Start) => self.speaks = true,
-                    Some(Order::Flush) => self.cut(),
-                    Some(Order::Finish) | None => self.finish(),
+                    Some(Order::Start) => self.utterances.start(),
+                    Some(Order::Flush) => self.utterances.cut(&self.ends),
+                    Some(Order::Finish) | None => {
+                        self.utterances.finish(&self.ends);
+                        self.finishing = true;
+                    }
                 },
                 result = done(&mut job) => {
                     job = None;
                     self.recognised(result).await?;
                 }
-                frame = self.ends.audio.take(), if !self.finishing => self.hear(frame),
+                frame = self.ends.audio.take(), if !self.finishing => {
+                    self.utterances.hear(frame, &self.ends);
+                }
             }
         }
-    }
-
-    fn hear(&mut self, frame: Frame) {
-        self.audio.push_back(frame);
-        if !self.speaks {
-            self.audio.drain(..self.audio.len().saturating_sub(BEFORE));
-        } else if self.audio.len() >= LONGEST {
-            self.cut();
-            self.speaks = true;
-        }
-        if let Some(dropped) = self.ends.audio.take_dropped() {
-            tracing::warn!(dropped, "{} takes audio again; the oldest frames were dropped meanwhile", CODES.name);
-            self.ends.health.fine();
-        }
-    }
-
-    /// What has been said is an utterance.
-    fn cut(&mut self) {
-        if !std::mem::take(&mut self.speaks) || self.audio.len() < SHORTEST {
-            return;
-        }
-        if self.waiting.len() >= WAITING {
-            self.waiting.pop_front();
-            let what = "it is slower than the caller speaks; an utterance is left out";
-            self.ends.health.trouble(fault("agent.stt.slow", CODES.name, what));
-        }
-        self.waiting.push_back(std::mem::take(&mut self.audio).into());
-    }
-
-    fn finish(&mut self) {
-        while let Some(frame) = self.ends.audio.try_take() {
-            self.hear(frame);
-        }
-        self.cut();
-        self.finishing = true;
     }
 
     async fn recognised(&mut self, result: Result<String, Failure>) -> Result<(), Fault> {
@@ -269,20 +221,6 @@ impl Service {
     }
 }
 
-/// All of it at [`RATE`].
-/// `frames` as these models listen to them.
-pub fn samples(frames: &[Frame]) -> Vec<i16> {
-    let Some(from) = frames.first().map(Frame::rate) else { return Vec::new() };
-    let all = frames.iter().flat_map(Frame::samples).copied();
-    if from.hz() == RATE {
-        return all.collect();
-    }
-    let (mut resampler, mut out) = (Resampler::new(from.hz(), RATE), Vec::new());
-    resampler.process(&all.collect::<Vec<_>>(), &mut out);
-    resampler.finish(&mut out);
-    out
-}
-
 async fn answer(mut response: reqwest::Response) -> Result<String, String> {
     let (mut utf8, mut text) = (Utf8::default(), String::new());
     while let Some(chunk) = response.chunk().await.map_err(|error| crate::agent::retry::explain(&error))? {
@@ -316,31 +254,6 @@ mod tests {
         let health = Health::new(health::Service::Stt, reports);
         let ends = Ends { audio: Arc::new(Inbox::new(10)), orders: taken, heard: mpsc::channel(4).0, health };
         (Line::new(context(), named("openai:whisper-1?language=en"), ends), orders)
-    }
-
-    #[test]
-    fn an_utterance_has_what_came_before_the_voice_was_noticed() {
-        let (mut line, _orders) = line();
-        let frame = || Frame::padded(Rate::R8K, &[500; 160]);
-        (0..100).for_each(|_| line.hear(frame()));
-        assert_eq!(line.audio.len(), BEFORE);
-        line.cut();
-        assert!(line.waiting.is_empty(), "nobody spoke");
-        line.speaks = true;
-        (0..50).for_each(|_| line.hear(frame()));
-        line.cut();
-        assert_eq!(line.waiting.pop_front().map(|frames| frames.len()), Some(BEFORE + 50));
-        assert!(!line.speaks && line.audio.is_empty());
-    }
-
-    #[test]
-    fn who_speaks_for_minutes_is_cut_and_waiting_is_bounded() {
-        let (mut line, _orders) = line();
-        line.speaks = true;
-        (0..LONGEST * 10).for_each(|_| line.hear(Frame::silence(Rate::R8K)));
-        assert!(line.speaks);
-        assert_eq!(line.waiting.len(), WAITING);
-        assert!(line.waiting.iter().all(|frames| frames.len() == LONGEST));
     }
 
     #[test]

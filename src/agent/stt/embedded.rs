@@ -1,32 +1,27 @@
 //! The embedded recogniser. It hears whole utterances, but so fast that it is asked again and again while the caller speaks: its guesses
 //! interrupt the agent, tell where a turn may end, and have an answer begun before it is sure that one is wanted.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::{CODES, Ends, Heard, Order, batch::samples};
+use super::{
+    CODES, Ends, Heard, Order,
+    utterances::{Utterances, samples},
+};
 use crate::{
     agent::{embedded::EngineError, retry::fault},
     audio::{Frame, level},
     call::Fault,
 };
 
-/// Frames before the voice was noticed (600 ms).
-const BEFORE: usize = 30;
-/// Frames of the longest utterance (30 s).
-const LONGEST: usize = 1_500;
-/// Frames of the shortest (200 ms, besides those before).
-const SHORTEST: usize = 10;
 /// Frames between two guesses (600 ms), and the part of the utterance that is as long: guesses at long ones cost more.
 const BETWEEN: usize = 30;
 const PART: usize = 4;
 /// Quiet frames that are a pause (160 ms), and how quiet they are beside the loudest of the utterance.
 const PAUSE: u32 = 8;
 const QUIET: f32 = 0.1;
-/// Utterances that wait for the one before.
-const WAITING: usize = 4;
 /// How long one may take.
 const LIMIT: Duration = Duration::from_secs(15);
 /// Failures in a row until it counts as failed.
@@ -45,9 +40,7 @@ struct Job {
 pub struct Line<R> {
     recognise: R,
     ends: Ends,
-    /// The newest audio while nobody speaks, or all of the utterance.
-    audio: VecDeque<Frame>,
-    speaks: bool,
+    utterances: Utterances,
     /// A guess is wanted.
     is_due: bool,
     /// Frames since the last one.
@@ -55,23 +48,20 @@ pub struct Line<R> {
     /// Quiet frames in a row, and the loudest of the utterance.
     quiet: u32,
     loudest: f32,
-    waiting: VecDeque<Vec<Frame>>,
     failures: u32,
     finishing: bool,
 }
 
 impl<R: Fn(Vec<i16>) -> BoxFuture<'static, Words>> Line<R> {
-    pub const fn new(recognise: R, ends: Ends) -> Self {
+    pub fn new(recognise: R, ends: Ends) -> Self {
         Self {
             recognise,
             ends,
-            audio: VecDeque::new(),
-            speaks: false,
+            utterances: Utterances::default(),
             is_due: false,
             since: 0,
             quiet: 0,
             loudest: 0.0,
-            waiting: VecDeque::new(),
             failures: 0,
             finishing: false,
         }
@@ -92,11 +82,14 @@ impl<R: Fn(Vec<i16>) -> BoxFuture<'static, Words>> Line<R> {
                 order = self.ends.orders.recv(), if !self.finishing => match order {
                     Some(Order::Start) => self.start(),
                     Some(Order::Flush) => {
-                        self.cut();
+                        self.utterances.cut(&self.ends);
                         // what it would guess will be known
                         job.take_if(|job| !job.is_final);
                     }
-                    Some(Order::Finish) | None => self.finish(),
+                    Some(Order::Finish) | None => {
+                        self.utterances.finish(&self.ends);
+                        self.finishing = true;
+                    }
                 },
                 (is_final, words) = done(&mut job) => {
                     job = None;
@@ -112,67 +105,39 @@ impl<R: Fn(Vec<i16>) -> BoxFuture<'static, Words>> Line<R> {
 
     /// What is to be recognised next.
     fn next(&mut self) -> Option<Job> {
-        let (is_final, frames) = match self.waiting.pop_front() {
-            Some(frames) => (true, frames),
-            None if self.speaks && std::mem::take(&mut self.is_due) => {
+        let (is_final, samples) = match self.utterances.next() {
+            Some(frames) => (true, samples(&frames)),
+            None if self.utterances.speaks() && std::mem::take(&mut self.is_due) => {
                 self.since = 0;
-                (false, self.audio.iter().cloned().collect())
+                (false, samples(self.utterances.so_far()))
             }
             None => return None,
         };
-        Some(Job { is_final, words: (self.recognise)(samples(&frames)) })
+        Some(Job { is_final, words: (self.recognise)(samples) })
     }
 
     fn start(&mut self) {
-        (self.speaks, self.is_due, self.since, self.quiet, self.loudest) = (true, false, 0, 0, 0.0);
+        self.utterances.start();
+        (self.is_due, self.since, self.quiet, self.loudest) = (false, 0, 0, 0.0);
     }
 
     fn hear(&mut self, frame: Frame) {
         let loud = level::rms(frame.samples());
-        self.audio.push_back(frame);
-        if !self.speaks {
-            self.audio.drain(..self.audio.len().saturating_sub(BEFORE));
-        } else if self.audio.len() >= LONGEST {
-            self.cut();
+        if self.utterances.hear(frame, &self.ends) {
             self.start();
-        } else {
+        } else if self.utterances.speaks() {
             self.since += 1;
             self.loudest = self.loudest.max(loud);
             self.quiet = if loud < self.loudest * QUIET { self.quiet + 1 } else { 0 };
-            self.is_due |= self.quiet == PAUSE || self.since >= BETWEEN.max(self.audio.len() / PART);
+            self.is_due |= self.quiet == PAUSE || self.since >= BETWEEN.max(self.utterances.so_far().len() / PART);
         }
-        if let Some(dropped) = self.ends.audio.take_dropped() {
-            tracing::warn!(dropped, "{} takes audio again; the oldest frames were dropped meanwhile", CODES.name);
-            self.ends.health.fine();
-        }
-    }
-
-    /// What has been said is an utterance.
-    fn cut(&mut self) {
-        if !std::mem::take(&mut self.speaks) || self.audio.len() < SHORTEST {
-            return;
-        }
-        if self.waiting.len() >= WAITING {
-            self.waiting.pop_front();
-            let what = "this machine is slower than the caller speaks; an utterance is left out";
-            self.ends.health.trouble(fault("agent.stt.slow", CODES.name, what));
-        }
-        self.waiting.push_back(std::mem::take(&mut self.audio).into());
-    }
-
-    fn finish(&mut self) {
-        while let Some(frame) = self.ends.audio.try_take() {
-            self.hear(frame);
-        }
-        self.cut();
-        self.finishing = true;
     }
 
     async fn guessed(&self, words: Words) {
         // one that failed is no loss
         let text = words.unwrap_or_default();
         let text = open(&text);
-        if self.speaks && !text.is_empty() {
+        if self.utterances.speaks() && !text.is_empty() {
             self.tell(Heard::Partial(format!(" {text}"))).await;
         }
     }
@@ -200,7 +165,7 @@ impl<R: Fn(Vec<i16>) -> BoxFuture<'static, Words>> Line<R> {
         }
         self.ends.health.fine();
         self.tell(Heard::Piece(format!(" {}", text.trim()))).await;
-        if !self.speaks {
+        if !self.utterances.speaks() {
             // the silence has been waited for, and nothing else comes of it
             self.tell(Heard::EndOfTurn).await;
         }
@@ -232,12 +197,18 @@ fn open(text: &str) -> &str {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        collections::VecDeque,
+        sync::{Arc, Mutex},
+    };
 
     use futures_util::FutureExt as _;
     use tokio::sync::mpsc;
 
-    use super::*;
+    use super::{
+        super::utterances::{BEFORE, LONGEST},
+        *,
+    };
     use crate::{
         agent::{
             cascade::Inbox,

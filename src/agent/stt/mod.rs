@@ -17,6 +17,7 @@ mod relay;
 mod scribe;
 mod soniox;
 mod speechmatics;
+mod utterances;
 mod vosk;
 mod ws;
 
