@@ -7,9 +7,11 @@ use http::{HeaderMap, header};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::handshake::{machine::TryParse as _, server::Request};
+
+use super::gate::Waiting;
 
 /// The longest request.
 const MAX_HEAD: usize = 16 * 1024;
@@ -18,20 +20,63 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Why there is no request.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoRequest {
+pub enum NoRequest {
+    /// Nothing, or not enough, came in time.
+    #[error("no request within {0:?} of connecting; something other than Asterisk?")]
+    Timeout(Duration),
+    /// Its place went to a newcomer.
+    #[error("closed for a newer connection before its request had come")]
+    Evicted,
     /// It was closed first.
     #[error("closed before its request had come")]
     Closed,
-    /// It is none.
-    #[error("{0}")]
+    /// It asks for something else.
+    #[error("it asks for no WebSocket ({0}); something other than Asterisk?")]
     Wrong(String),
     /// The socket failed.
-    #[error(transparent)]
+    #[error("the connection broke before its request had come: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Reads the request; also returns what came behind it. What is none is refused already.
-pub(super) async fn request(stream: &mut TcpStream) -> Result<(Request, Vec<u8>), NoRequest> {
+/// What the reasons of [`NoRequest`] are called outside, by the listener that they are of.
+#[derive(Debug)]
+pub(super) struct Codes {
+    pub timeout: &'static str,
+    pub evicted: &'static str,
+    pub closed: &'static str,
+    pub wrong: &'static str,
+    pub io: &'static str,
+}
+
+impl NoRequest {
+    pub(super) const fn code(&self, codes: &Codes) -> &'static str {
+        match self {
+            Self::Timeout(_) => codes.timeout,
+            Self::Evicted => codes.evicted,
+            Self::Closed => codes.closed,
+            Self::Wrong(_) => codes.wrong,
+            Self::Io(_) => codes.io,
+        }
+    }
+}
+
+/// Waits for the request of a connection that was made at `since`, for as long as it has its place; also returns what came behind it. What is no
+/// request is refused already.
+pub(super) async fn awaited(
+    stream: &mut TcpStream,
+    waiting: &Waiting,
+    since: Instant,
+    limit: Duration,
+) -> Result<(Request, Vec<u8>), NoRequest> {
+    tokio::select! {
+        biased;
+        () = waiting.evicted.cancelled() => Err(NoRequest::Evicted),
+        request = request(stream) => request,
+        () = sleep_until(since + limit) => Err(NoRequest::Timeout(limit)),
+    }
+}
+
+async fn request(stream: &mut TcpStream) -> Result<(Request, Vec<u8>), NoRequest> {
     let mut head = Vec::with_capacity(1024);
     loop {
         if stream.read_buf(&mut head).await? == 0 {

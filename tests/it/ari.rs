@@ -289,6 +289,20 @@ async fn a_taken_application_is_told_and_taken_back() {
     assert_eq!(world.hark.metric("hark_ari_replaced_total").await, 1);
 }
 
+/// Also where the connection was lost just after Asterisk had been looked at, as it is while it tells of everything: once in half a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_after_the_application_was_taken_is_missed_soon() {
+    let world = World::start(|config| config.ari.replaced_s = 600).await;
+    let caller = world.ari.call("caller", &[]);
+    world.ari.until("bridged", |ari| ari.is_bridged(&caller)).await;
+    // the look that follows a connection is over: were it not, this test could not fail
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.ari.event(&json!({"type": "ApplicationReplaced"}));
+    world.unready_with("another program").await;
+    world.ari.hang_up(&caller);
+    world.empty().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_its_webhook_refuses_goes_back_to_its_dialplan() {
     let world = World::start(|config| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use hark::asterisk::websocket::{Config, Identified, Leg, Listener, Refused, wire};
+use hark::asterisk::websocket::{Config, Identified, Leg, Listener, NoRequest, Refused, wire};
 use hark::audio::{Frame, Rate};
 use hark::call::{Cause, Leg as _, LegCommand, LegEvent, Link, Sent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -287,12 +287,12 @@ async fn what_asks_for_no_call_is_refused_and_counted() {
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         drop(stream);
-        assert!(matches!(identified.await.unwrap(), Err(Refused::NotWebSocket(_))));
+        assert!(matches!(identified.await.unwrap(), Err(Refused::Request(NoRequest::Wrong(_)))));
     }
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let pending = listener.accept().await;
     drop(stream);
-    assert!(matches!(pending.identify().await, Err(Refused::Closed)));
+    assert!(matches!(pending.identify().await, Err(Refused::Request(NoRequest::Closed))));
     assert_eq!((listener.stats().unauthorized.get(), listener.stats().unidentified.get()), (1, 4));
     assert_eq!(listener.stats().connections.get(), 5);
 }
@@ -312,7 +312,7 @@ async fn a_newcomer_takes_the_place_of_the_oldest_that_says_nothing() {
     let oldest = tokio::spawn(listener.accept().await.identify());
     let _second = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let _pending = listener.accept().await;
-    assert!(matches!(oldest.await.unwrap(), Err(Refused::Evicted)));
+    assert!(matches!(oldest.await.unwrap(), Err(Refused::Request(NoRequest::Evicted))));
     assert_eq!(listener.stats().evicted.get(), 1);
 }
 

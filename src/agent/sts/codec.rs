@@ -179,6 +179,10 @@ mod tests {
         let mut samples: usize = (0..50).map(|_| down.convert(&[0; 960]).len()).sum();
         samples += down.finish().len();
         assert!(samples.abs_diff(8_000) < 50, "{samples}");
+        let mut down = Down::new(Rate::R16K, RAW);
+        let mut samples: usize = (0..50).map(|_| down.convert(&[0; 320]).len()).sum();
+        samples += down.finish().len();
+        assert!(samples.abs_diff(16_000) < 100, "{samples}");
         let mut up = Up::new(Rate::R8K, Coding::linear(Rate::R16K), 1);
         let mut bytes = 0;
         (0..50).for_each(|_| up.push(&[0; 160], |message| bytes += message.len()));

@@ -2,7 +2,8 @@
 
 use std::ops::Deref;
 
-use crate::audio::{Rate, resample::Resampler, spare};
+use super::codec::{Coding, Down};
+use crate::audio::{Rate, resample::Resampler};
 
 /// The rate of the contract.
 const WIRE: Rate = Rate::R8K;
@@ -11,6 +12,11 @@ const WIRE: Rate = Rate::R8K;
 pub const FRAME: usize = 320;
 /// Frames that one message may carry.
 pub const MOST_FRAMES: usize = 3;
+
+/// The agent's speech on its way to a leg of `rate`.
+pub fn downlink(rate: Rate) -> Down {
+    Down::new(rate, Coding::linear(WIRE))
+}
 
 /// Audio of one message: s16le 8 kHz mono.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,64 +83,6 @@ impl Uplink {
     }
 }
 
-/// The agent's speech on its way to the leg. A sample may be split between two pieces.
-#[derive(Debug)]
-pub struct Downlink {
-    resampler: Option<Resampler>,
-    odd: Option<u8>,
-    samples: Vec<i16>,
-}
-
-impl Downlink {
-    /// For a leg of `rate`.
-    pub fn new(rate: Rate) -> Self {
-        let resampler = (rate != WIRE).then(|| Resampler::new(WIRE.hz(), rate.hz()));
-        Self { resampler, odd: None, samples: Vec::new() }
-    }
-
-    /// What `bytes` of the wire are at the leg's rate.
-    pub fn convert(&mut self, mut bytes: &[u8]) -> Vec<i16> {
-        self.samples = spare::take(bytes.len().div_ceil(2));
-        if let (Some(low), [high, rest @ ..]) = (self.odd, bytes) {
-            self.odd = None;
-            self.samples.push(i16::from_le_bytes([low, *high]));
-            bytes = rest;
-        }
-        let pairs = bytes.chunks_exact(2);
-        if let [odd] = pairs.remainder() {
-            self.odd = Some(*odd);
-        }
-        self.samples.extend(pairs.map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
-        match &mut self.resampler {
-            Some(resampler) => {
-                let mut out = spare::take(self.samples.len());
-                resampler.process(&self.samples, &mut out);
-                spare::give(std::mem::take(&mut self.samples));
-                out
-            }
-            None => std::mem::take(&mut self.samples),
-        }
-    }
-
-    /// The end of what was converted: samples that the filter still holds back. What follows is another stream.
-    pub fn finish(&mut self) -> Vec<i16> {
-        self.odd = None;
-        let mut out = Vec::new();
-        if let Some(resampler) = &mut self.resampler {
-            resampler.finish(&mut out);
-        }
-        out
-    }
-
-    /// Forgets what was converted: the next bytes begin another stream.
-    pub fn reset(&mut self) {
-        self.odd = None;
-        if let Some(resampler) = &mut self.resampler {
-            resampler.reset();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -154,26 +102,7 @@ mod tests {
         assert!((49..=50).contains(&chunks), "{chunks}");
     }
 
-    #[test]
-    fn speech_for_a_wideband_leg_keeps_its_length() {
-        let mut down = Downlink::new(Rate::R16K);
-        let mut samples: usize = (0..50).map(|_| down.convert(&[0; FRAME]).len()).sum();
-        samples += down.finish().len();
-        assert!(samples.abs_diff(16_000) < 100, "{samples}");
-    }
-
     proptest! {
-        #[test]
-        fn how_bytes_are_cut_makes_no_difference(
-            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20),
-        ) {
-            let whole: Vec<u8> = pieces.concat();
-            let expected: Vec<i16> = whole.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
-            let mut down = Downlink::new(Rate::R8K);
-            let got: Vec<i16> = pieces.iter().flat_map(|piece| down.convert(piece)).collect();
-            prop_assert_eq!(got, expected);
-        }
-
         #[test]
         fn narrowband_passes_bit_exact(
             samples in proptest::collection::vec(any::<i16>(), 0..1000),

@@ -24,7 +24,10 @@ use tracing::{debug, info, warn};
 use url::Url;
 use uuid::Uuid;
 
-use super::edge::{Downlink, Uplink};
+use super::{
+    codec::Down,
+    edge::{self, Uplink},
+};
 use crate::{
     agent::{self, http_fault, websocket},
     call::{Agent, AgentEvent, AgentInput, Fault, Link, Sent, UtteranceId},
@@ -51,7 +54,7 @@ pub struct StsHttp {
     url: Url,
     uuid: Uuid,
     up: Uplink,
-    down: Downlink,
+    down: Down,
     held: VecDeque<Bytes>,
     dropped: u64,
     slow: bool,
@@ -111,7 +114,7 @@ impl StsHttp {
             url,
             uuid: ctx.uuid,
             up: Uplink::new(ctx.rate, 1),
-            down: Downlink::new(ctx.rate),
+            down: edge::downlink(ctx.rate),
             held: VecDeque::new(),
             dropped: 0,
             slow: false,

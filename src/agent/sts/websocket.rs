@@ -25,7 +25,10 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 use url::Url;
 
-use super::edge::{Chunk, Downlink, Uplink};
+use super::{
+    codec::Down,
+    edge::{self, Chunk, Uplink},
+};
 use crate::{
     agent::{
         self, Outgoing,
@@ -56,7 +59,7 @@ pub struct Sts {
     state: State,
     hello: Option<uuid::Uuid>,
     up: Uplink,
-    down: Downlink,
+    down: Down,
     held: VecDeque<Held>,
     held_audio: usize,
     /// The last message is not whole in the kernel yet, since then.
@@ -124,7 +127,7 @@ impl Sts {
             state: State::Connecting(Box::pin(connect(url, ctx.outgoing, timeout, retry))),
             hello: Some(ctx.uuid),
             up: Uplink::new(ctx.rate, ctx.config.frames_per_message()),
-            down: Downlink::new(ctx.rate),
+            down: edge::downlink(ctx.rate),
             held: VecDeque::new(),
             held_audio: 0,
             stalled: None,

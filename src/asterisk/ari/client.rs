@@ -274,6 +274,10 @@ impl Shared {
         loop {
             let (fault, was_connected) = self.connection().await;
             self.connected.store(false, Ordering::Release);
+            if self.registry.calls() > 0 {
+                // nobody tells any more who of them leaves: whoever looks must not wait as long as while somebody does
+                self.look.notify_one();
+            }
             if was_connected {
                 self.stats.losses.inc();
                 (wait, said) = (BACKOFF.0, None);

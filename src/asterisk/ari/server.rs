@@ -9,7 +9,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tokio_tungstenite::tungstenite::handshake::server::{create_response, write_response};
 use tokio_util::task::TaskTracker;
@@ -19,7 +19,7 @@ use super::socket::Accepted;
 use crate::asterisk::{
     gate::{Gate, Muffler, Waiting},
     telemetry::AriStats,
-    upgrade::{self, NoRequest},
+    upgrade::{self, Codes, NoRequest},
 };
 
 /// What Asterisk asks for.
@@ -67,14 +67,8 @@ pub fn path(pbx: &str) -> String {
 /// Why a connection is not taken.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("no request within {0:?} of connecting; something other than Asterisk?")]
-    Timeout(Duration),
-    #[error("closed for a newer connection before its request had come")]
-    Evicted,
-    #[error("closed before its request had come")]
-    Closed,
-    #[error("it asks for no WebSocket ({0}); something other than Asterisk?")]
-    NotWebSocket(String),
+    #[error(transparent)]
+    Request(#[from] NoRequest),
     #[error(
         "it asks for other subprotocols than \"ari\": its entry in websocket_client.conf needs protocols = ari (or is it the one for media, and meant for websocket.listen?)"
     )]
@@ -87,32 +81,24 @@ enum Refused {
     Unauthorised,
     #[error("there are ari_server.max_connections already")]
     Full,
-    #[error("the connection broke before its request had come: {0}")]
-    Io(#[from] io::Error),
 }
 
-impl From<NoRequest> for Refused {
-    fn from(error: NoRequest) -> Self {
-        match error {
-            NoRequest::Closed => Self::Closed,
-            NoRequest::Wrong(reason) => Self::NotWebSocket(reason),
-            NoRequest::Io(error) => Self::Io(error),
-        }
-    }
-}
+const CODES: Codes = Codes {
+    timeout: "ari.request.timeout",
+    evicted: "ari.request.evicted",
+    closed: "ari.request.closed",
+    wrong: "ari.request.wrong",
+    io: "ari.request.io",
+};
 
 impl Refused {
     const fn code(&self) -> &'static str {
         match self {
-            Self::Timeout(_) => "ari.request.timeout",
-            Self::Evicted => "ari.request.evicted",
-            Self::Closed => "ari.request.closed",
-            Self::NotWebSocket(_) => "ari.request.wrong",
+            Self::Request(error) => error.code(&CODES),
             Self::Protocol => "ari.request.protocol",
             Self::Path(..) => "ari.request.path",
             Self::Unauthorised => "ari.request.unauthorised",
             Self::Full => "ari.request.full",
-            Self::Io(_) => "ari.request.io",
         }
     }
 }
@@ -200,7 +186,7 @@ impl Server {
     async fn take(&self, stream: TcpStream, peer: SocketAddr, waiting: Waiting) {
         let Err(refused) = self.let_in(stream, peer, waiting).await else { return };
         self.stats.denied.inc();
-        if !matches!(refused, Refused::Evicted)
+        if !matches!(refused, Refused::Request(NoRequest::Evicted))
             && let Some(left_out) = self.muffler.pass()
         {
             warn!(%peer, code = refused.code(), left_out, "a connection for ARI is refused: {refused}");
@@ -209,13 +195,8 @@ impl Server {
 
     async fn let_in(&self, mut stream: TcpStream, peer: SocketAddr, waiting: Waiting) -> Result<(), Refused> {
         let limit = Duration::from_millis(self.config.start_timeout_ms);
-        stream.set_nodelay(true)?;
-        let (request, read) = tokio::select! {
-            biased;
-            () = waiting.evicted.cancelled() => return Err(Refused::Evicted),
-            request = upgrade::request(&mut stream) => request?,
-            () = sleep_until(tokio::time::Instant::now() + limit) => return Err(Refused::Timeout(limit)),
-        };
+        stream.set_nodelay(true).map_err(NoRequest::Io)?;
+        let (request, read) = upgrade::awaited(&mut stream, &waiting, Instant::now(), limit).await?;
         drop(waiting);
         let (refused, status, headers) = match self.examine(&request) {
             Ok((door, accepted, place)) => {
@@ -236,7 +217,7 @@ impl Server {
 
     /// Whose Asterisk asks, and what it is answered.
     fn examine(&self, request: &http::Request<()>) -> Result<(&Door, Vec<u8>, OwnedSemaphorePermit), Refused> {
-        let mut answer = create_response(request).map_err(|error| Refused::NotWebSocket(error.to_string()))?;
+        let mut answer = create_response(request).map_err(|error| NoRequest::Wrong(error.to_string()))?;
         let path = request.uri().path().trim_end_matches('/');
         let door = self.doors.iter().find(|door| door.path == path).ok_or_else(|| {
             let known: Vec<_> = self.doors.iter().map(|door| door.path.as_str()).collect();

@@ -1,13 +1,13 @@
 //! From a connection to a call: the request that makes it a WebSocket, which names the call in its query.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_tungstenite::tungstenite::{
     handshake::server::{Request, create_response, write_response},
@@ -19,7 +19,7 @@ use super::{Config, Leg, socket::Socket};
 use crate::asterisk::{
     gate::{Muffler, Waiting},
     telemetry::WebSocketStats,
-    upgrade::{self, NoRequest},
+    upgrade::{self, Codes, NoRequest},
 };
 
 /// What Asterisk asks for.
@@ -40,49 +40,31 @@ pub struct Pending {
 /// Why a connection became no call.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// Nothing, or not enough, came in time.
-    #[error("no request within {0:?} of connecting; something other than Asterisk?")]
-    Timeout(Duration),
-    /// Its place went to a newcomer.
-    #[error("closed for a newer connection before its request had come")]
-    Evicted,
-    /// It was closed first.
-    #[error("closed before its request had come")]
-    Closed,
-    /// It asks for something else.
-    #[error("it asks for no WebSocket ({0}); something other than Asterisk?")]
-    NotWebSocket(String),
+    /// There is no request for a WebSocket.
+    #[error(transparent)]
+    Request(#[from] NoRequest),
     /// Nobody who may connect.
     #[error(
         "its user or password is wrong; username and password of its entry in websocket_client.conf have to be websocket.username and websocket.password"
     )]
     Unauthorized,
-    /// The socket failed.
-    #[error("the connection broke before its request had come: {0}")]
-    Io(#[from] io::Error),
 }
 
-impl From<NoRequest> for Refused {
-    fn from(error: NoRequest) -> Self {
-        match error {
-            NoRequest::Closed => Self::Closed,
-            NoRequest::Wrong(reason) => Self::NotWebSocket(reason),
-            NoRequest::Io(error) => Self::Io(error),
-        }
-    }
-}
+const CODES: Codes = Codes {
+    timeout: "websocket.request.timeout",
+    evicted: "websocket.request.evicted",
+    closed: "websocket.request.closed",
+    wrong: "websocket.request.wrong",
+    io: "websocket.request.io",
+};
 
 impl Refused {
     /// The stable code shown outside.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Timeout(_) => "websocket.request.timeout",
-            Self::Evicted => "websocket.request.evicted",
-            Self::Closed => "websocket.request.closed",
-            Self::NotWebSocket(_) => "websocket.request.wrong",
+            Self::Request(error) => error.code(&CODES),
             Self::Unauthorized => "websocket.request.unauthorized",
-            Self::Io(_) => "websocket.request.io",
         }
     }
 }
@@ -102,7 +84,7 @@ impl Pending {
         let (peer, stats, muffler) = (self.peer, Arc::clone(&self.stats), Arc::clone(&self.muffler));
         let result = self.read_request().await;
         if let Err(refused) = &result
-            && !matches!(refused, Refused::Evicted)
+            && !matches!(refused, Refused::Request(NoRequest::Evicted))
         {
             match refused {
                 Refused::Unauthorized => stats.unauthorized.inc(),
@@ -117,18 +99,13 @@ impl Pending {
 
     async fn read_request(self) -> Result<Identified, Refused> {
         let limit = Duration::from_millis(self.config.start_timeout_ms);
-        let mut stream = TcpStream::from_std(self.stream)?;
-        let (request, read) = tokio::select! {
-            biased;
-            () = self.waiting.evicted.cancelled() => return Err(Refused::Evicted),
-            request = upgrade::request(&mut stream) => request?,
-            () = sleep_until(self.since + limit) => return Err(Refused::Timeout(limit)),
-        };
+        let mut stream = TcpStream::from_std(self.stream).map_err(NoRequest::Io)?;
+        let (request, read) = upgrade::awaited(&mut stream, &self.waiting, self.since, limit).await?;
         let answer = match create_response(&request) {
             Ok(answer) => answer,
             Err(error) => {
                 upgrade::refuse(&mut stream, "400 Bad Request", "").await;
-                return Err(Refused::NotWebSocket(error.to_string()));
+                return Err(NoRequest::Wrong(error.to_string()).into());
             }
         };
         if !authorized(&self.config, &request) {

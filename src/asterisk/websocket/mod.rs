@@ -18,6 +18,8 @@ pub use handshake::{Identified, Pending, Refused};
 pub use leg::Leg;
 pub use listener::Listener;
 
+pub use super::upgrade::NoRequest;
+
 /// Settings of the WebSocket listener and of all its legs.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
