@@ -194,6 +194,9 @@ impl App {
         let webhooks = Webhooks::with_store(&config.webhooks, clients, (outbox, kept), &tracker, delivery.clone());
         let metrics = Arc::new(Metrics::default());
         export(&metrics, &audiosocket, &webhooks);
+        if let Some(engine) = &engine {
+            embedded::export(&metrics, engine);
+        }
         websocket::export(&metrics, &websocket_stats);
         if let Some(store) = &store {
             durable::export(&metrics, store);

@@ -8,6 +8,7 @@ mod digits;
 mod end_of_turn;
 mod false_alarms;
 mod noise;
+mod receptionist;
 mod resampler;
 mod sim;
 mod speech;
@@ -46,6 +47,9 @@ fn run(wants: &dyn Fn(&str) -> bool) -> Result<(), String> {
     }
     if wants("digits") {
         digits::report(&prompts);
+    }
+    if wants("receptionist") {
+        receptionist::report();
     }
     Ok(())
 }

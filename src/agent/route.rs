@@ -171,6 +171,17 @@ impl Route {
         }
     }
 
+    /// Whether a part of it is the embedded engine alone, with nothing that it stands in for.
+    #[must_use]
+    pub fn needs_embedded(&self) -> bool {
+        match self {
+            Self::Cascade { asr, tts, .. } => {
+                [asr, tts].into_iter().any(|chain| chain.iter().all(Service::is_embedded))
+            }
+            _ => false,
+        }
+    }
+
     /// The name of the kind, for logs and metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -27,7 +27,7 @@ use super::{
     websocket::Announcer,
 };
 use crate::{
-    agent::{self, AnyAgent, Context, Outgoing, Route, builtin::Voice, mcp::Servers, tools::Order},
+    agent::{self, AnyAgent, Context, Outgoing, Route, builtin::Voice, embedded, mcp::Servers, tools::Order},
     asterisk::{AnyLeg, Arrival, Identified, audiosocket},
     call::{Budget, CallEvent, CallId, EndReason, Envelope, EventId, Leg, Mode, Setup},
     config::Listener,
@@ -79,8 +79,8 @@ pub(super) struct Calls {
 enum Refusal {
     #[error("all {0} calls of limits.max_calls are in use")]
     Full(usize),
-    #[error("this machine listens and speaks to {0} calls at once by itself, and they are in use (embedded.max_calls)")]
-    Talkers(usize),
+    #[error("{0}")]
+    Embedded(embedded::Refused),
     #[error("its UUID was not announced by POST /call (audiosocket.require_registration)")]
     Unannounced,
     #[error("nobody said which services it shall have: {0} (webhooks.initiate.default = \"refuse\")")]
@@ -97,7 +97,8 @@ impl Refusal {
     const fn code(&self) -> &'static str {
         match self {
             Self::Full(_) => "call.refused.full",
-            Self::Talkers(_) => "call.refused.embedded_full",
+            Self::Embedded(embedded::Refused::Full(_)) => "call.refused.embedded_full",
+            Self::Embedded(embedded::Refused::Down) => "call.refused.embedded_down",
             Self::Unannounced => "call.refused.unannounced",
             Self::Undecided(_) => "call.refused.undecided",
             Self::Store(_) => "call.refused.store",
@@ -165,7 +166,7 @@ impl Calls {
             Identified::Rtp(_) => Listener::Ari,
         };
         let profile = Arc::clone(self.profiles.of(by, announcement.as_ref().map(|announced| &announced.payload)));
-        let admitted = self.admit(&profile, &identified, announcement.as_ref());
+        let admitted = self.admit(id, &profile, &identified, announcement.as_ref());
         let outgoing = self.outgoing_for(&profile, announcement.as_ref());
         let (route, permit) = match admitted {
             Ok(admitted) => admitted,
@@ -207,6 +208,7 @@ impl Calls {
 
     fn admit(
         &self,
+        id: CallId,
         profile: &Profile,
         identified: &Identified,
         announcement: Option<&Announcement>,
@@ -229,8 +231,9 @@ impl Calls {
         let overrides = self.profiles.overrides(profile, announcement);
         let route = Route::parse(&profile.agent, &overrides)?.receptionist(&profile.agent)?;
         let call = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refusal::Full(self.max_calls))?;
-        let engine = profile.agent.embedded.as_ref().filter(|_| route.is_embedded());
-        let talker = engine.map(|embedded| embedded.engine.admit().map_err(Refusal::Talkers)).transpose()?;
+        // where it only stands in for others it asks for its place when it does
+        let engine = profile.agent.embedded.as_ref().filter(|_| route.needs_embedded());
+        let talker = engine.map(|embedded| embedded.engine.admit(id).map_err(Refusal::Embedded)).transpose()?;
         Ok((route, Permits { _call: call, _talker: talker }))
     }
 
@@ -343,7 +346,7 @@ struct Live {
 struct Permits {
     _call: OwnedSemaphorePermit,
     /// Of the embedded engine, if it has one.
-    _talker: Option<OwnedSemaphorePermit>,
+    _talker: Option<embedded::Talker>,
 }
 
 impl Drop for Live {

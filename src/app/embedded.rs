@@ -1,13 +1,16 @@
 //! Whether calls need the embedded engine, and whether it can be had.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use tracing::{error, info};
 
 use crate::{
     agent::{
         Overrides, Route,
-        embedded::{Engine, EngineError},
+        embedded::{Done, Engine, EngineError},
     },
     config::Config,
+    telemetry::metrics::{Labels, MetricType, Metrics},
 };
 
 /// Ears and voice of the embedded agent, if any call may need them and their models are there. What is missing is said; the gateway works
@@ -26,7 +29,7 @@ pub(super) async fn engine(config: &Config) -> Option<Engine> {
             info!(
                 threads = config.embedded.threads(),
                 max_calls = config.embedded.max_calls(),
-                "the embedded agent converses, with {:?} as its voice",
+                "the embedded agent converses, with {} as its voice",
                 engine.voice()
             );
             Some(engine)
@@ -43,4 +46,37 @@ pub(super) async fn engine(config: &Config) -> Option<Engine> {
             None
         }
     }
+}
+
+/// Shows under `/metrics` what it does.
+pub(super) fn export(metrics: &Metrics, engine: &Engine) {
+    let gauge = |name: &str, help: &str, read: fn(&Engine) -> f64| {
+        let engine = engine.clone();
+        metrics.register_gauge_fn(name, help, move || read(&engine));
+    };
+    gauge("embedded_calls", "Calls that the embedded engine serves", |engine| engine.talkers().0 as f64);
+    gauge("embedded_calls_limit", "Calls that it takes at once", |engine| engine.talkers().1 as f64);
+    gauge("embedded_threads", "Threads that recognise and speak", |engine| {
+        engine.numbers().threads.load(Relaxed) as f64
+    });
+    gauge("embedded_waiting", "Utterances and sentences that wait for a thread", |engine| {
+        engine.numbers().waiting.load(Relaxed) as f64
+    });
+    let restarts = engine.clone();
+    let help = "Threads for speech that panicked and began anew";
+    metrics.register_counter_fn("embedded_restarts", help, move || restarts.numbers().restarts.load(Relaxed));
+    let by_work = |name: &str, help: &str, read: fn(&Done) -> f64| {
+        let engine = engine.clone();
+        metrics.register_labelled_fn(name, help, MetricType::Counter, move || {
+            let numbers = engine.numbers();
+            let of = |work: &str, done: Done| -> (Labels, f64) { (vec![("work", work.to_owned())], read(&done)) };
+            vec![of("recognition", numbers.recognition.so_far()), of("synthesis", numbers.synthesis.so_far())]
+        });
+    };
+    by_work("embedded_done", "Utterances recognised, sentences spoken", |done| done.done as f64);
+    by_work("embedded_failed", "Those that failed", |done| done.failed as f64);
+    by_work("embedded_turned_away", "Those that found too many waiting", |done| done.refused as f64);
+    by_work("embedded_wait_seconds", "How long they waited for a thread", |done| done.waited);
+    by_work("embedded_work_seconds", "How long the threads worked on them", |done| done.took);
+    by_work("embedded_audio_seconds", "How long the speech in them was", |done| done.audio);
 }

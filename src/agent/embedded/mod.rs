@@ -4,13 +4,16 @@ mod engine;
 pub mod install;
 pub mod models;
 mod moonshine;
+mod numbers;
 mod piper;
 mod pool;
 pub mod programs;
 mod receptionist;
 mod runtime;
 pub mod script;
+mod talkers;
 mod tokens;
+mod voice;
 
 use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
@@ -18,8 +21,11 @@ use serde::Deserialize;
 
 pub use self::{
     engine::{Engine, Spoken},
+    numbers::{Done, Numbers},
     receptionist::Receptionist,
     script::Script,
+    talkers::{Refused, Talker},
+    voice::{Here, Voice},
 };
 
 /// Calls that one core can serve well.

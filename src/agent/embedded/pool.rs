@@ -1,22 +1,31 @@
 //! The threads that recognise and speak: a few of their own, so that no thread of a call ever waits for a model.
 
 use std::{
-    path::Path,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
+        atomic::Ordering::{AcqRel, Acquire, Relaxed},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 
-use ort::environment::Environment;
 use tokio::sync::oneshot;
 
-use super::{EngineError, models::RUNTIME, moonshine::Moonshine, piper::Piper, runtime};
+use super::{
+    EngineError,
+    moonshine::RATE,
+    numbers::{Numbers, Work},
+};
 use crate::audio::{Rate, resample::Resampler};
 
 /// Work that waits, for each thread.
 const WAITING: usize = 8;
+/// How long a thread whose models cannot be opened waits until it tries again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How soon it notices that nobody needs it any more.
+const NOTICE: Duration = Duration::from_millis(250);
 
 /// What a thread is asked.
 pub enum Job {
@@ -26,84 +35,201 @@ pub enum Job {
     Speak(String, Rate, oneshot::Sender<Result<Vec<i16>, EngineError>>),
 }
 
+/// What a thread works with. It serves one job at a time.
+pub trait Models {
+    /// The words in an utterance at 16 kHz.
+    fn recognise(&mut self, samples: &[i16]) -> Result<String, EngineError>;
+    /// Phonemes as sound at this rate.
+    fn speak(&mut self, phonemes: &str, rate: Rate) -> Result<Vec<i16>, EngineError>;
+}
+
 /// The threads. They end with it.
 #[derive(Debug)]
 pub struct Pool {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<(Instant, Job)>,
+    numbers: Arc<Numbers>,
+    /// As long as this is there, threads are needed.
+    _needed: Arc<()>,
 }
 
-/// What a thread has.
-struct Worker {
-    moonshine: Moonshine,
-    piper: Option<Piper>,
+/// One thread.
+struct Worker<O> {
+    open: Arc<O>,
+    queue: Arc<Mutex<Receiver<(Instant, Job)>>>,
+    numbers: Arc<Numbers>,
+    needed: Weak<()>,
 }
 
 impl Pool {
-    /// Opens the models in `models` for each of `threads` threads (with a voice, if it `speaks`), and returns when the first of them works.
-    pub async fn start(models: &Path, threads: usize, speaks: bool) -> Result<Self, EngineError> {
+    /// Starts `threads` threads, each with models of its own that `open` gives, and returns when the first of them works.
+    pub async fn start<O, M>(open: O, threads: usize, numbers: Arc<Numbers>) -> Result<Self, EngineError>
+    where
+        O: Fn() -> Result<M, EngineError> + Send + Sync + 'static,
+        M: Models,
+    {
         let (jobs, queue) = sync_channel(WAITING * threads.max(1));
-        let queue = Arc::new(Mutex::new(queue));
+        let (queue, open, needed) = (Arc::new(Mutex::new(queue)), Arc::new(open), Arc::new(()));
         let (report, opened) = oneshot::channel();
         let mut first = Some(report);
         for number in 0..threads.max(1) {
-            let (queue, models, report) = (Arc::clone(&queue), models.to_owned(), first.take());
-            let name = format!("hark-speech-{number}");
-            let started = thread::Builder::new().name(name).spawn(move || {
-                let (worker, failure) = match Worker::open(&models, speaks) {
-                    Ok(worker) => (Some(worker), Ok(())),
-                    Err(error) => (None, Err(error)),
-                };
-                match (report, failure) {
-                    // whoever waited may be gone
-                    (Some(report), opened) => drop(report.send(opened)),
-                    (None, Err(error)) => tracing::warn!(%error, "one thread less for speech"),
-                    (None, Ok(())) => {}
-                }
-                if let Some(worker) = worker {
-                    worker.work(&queue);
-                }
-            });
-            started.map_err(EngineError::Thread)?;
+            let worker = Worker {
+                open: Arc::clone(&open),
+                queue: Arc::clone(&queue),
+                numbers: Arc::clone(&numbers),
+                needed: Arc::downgrade(&needed),
+            };
+            let report = first.take();
+            let thread = thread::Builder::new().name(format!("hark-speech-{number}"));
+            thread.spawn(move || worker.live(report)).map_err(EngineError::Thread)?;
         }
         opened.await.map_err(|_| EngineError::Gone)??;
-        Ok(Self { jobs })
+        Ok(Self { jobs, numbers, _needed: needed })
     }
 
     /// Hands in work; it is never waited for.
     pub fn offer(&self, job: Job) -> Result<(), EngineError> {
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => EngineError::Busy,
-            TrySendError::Disconnected(_) => EngineError::Gone,
+        if !self.is_alive() {
+            return Err(EngineError::Gone);
+        }
+        // counted first: the thread that takes it may be faster
+        self.numbers.waiting.fetch_add(1, AcqRel);
+        self.jobs.try_send((Instant::now(), job)).map_err(|error| {
+            self.numbers.waiting.fetch_sub(1, AcqRel);
+            match error {
+                TrySendError::Full((_, job)) => {
+                    job.of(&self.numbers).turned_away();
+                    EngineError::Busy
+                }
+                TrySendError::Disconnected(_) => EngineError::Gone,
+            }
         })
+    }
+
+    /// Whether any thread works.
+    pub fn is_alive(&self) -> bool {
+        self.numbers.threads.load(Acquire) > 0
     }
 }
 
-impl Worker {
-    fn open(models: &Path, speaks: bool) -> Result<Self, EngineError> {
-        let environment: Environment = runtime::environment(&RUNTIME.file(models, "libonnxruntime.so"))?;
-        let moonshine = Moonshine::open(&environment, models)?;
-        let piper = if speaks { Some(Piper::open(&environment, models)?) } else { None };
-        Ok(Self { moonshine, piper })
+impl Job {
+    const fn of<'a>(&self, numbers: &'a Numbers) -> &'a Work {
+        match self {
+            Self::Recognise(..) => &numbers.recognition,
+            Self::Speak(..) => &numbers.synthesis,
+        }
     }
 
-    fn work(mut self, queue: &Mutex<Receiver<Job>>) {
-        loop {
-            let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            match job {
-                // whoever asked may be gone
-                Ok(Job::Recognise(_, done)) if done.is_closed() => {}
-                Ok(Job::Speak(_, _, done)) if done.is_closed() => {}
-                Ok(Job::Recognise(samples, done)) => drop(done.send(self.moonshine.recognise(&samples))),
-                Ok(Job::Speak(phonemes, rate, done)) => drop(done.send(self.speak(&phonemes, rate))),
-                Err(_) => return,
+    /// Whether whoever asked is gone.
+    fn is_forgotten(&self) -> bool {
+        match self {
+            Self::Recognise(_, done) => done.is_closed(),
+            Self::Speak(_, _, done) => done.is_closed(),
+        }
+    }
+
+    /// Does it; how much audio that was, unless it failed.
+    fn done(self, models: &mut impl Models) -> Option<Duration> {
+        let seconds = |samples: usize, hz: u32| Duration::from_secs_f64(samples as f64 / f64::from(hz));
+        // whoever asked may be gone
+        match self {
+            Self::Recognise(samples, done) => {
+                let words = models.recognise(&samples);
+                let audio = words.is_ok().then(|| seconds(samples.len(), RATE));
+                drop(done.send(words));
+                audio
+            }
+            Self::Speak(phonemes, rate, done) => {
+                let samples = models.speak(&phonemes, rate);
+                let audio = samples.as_ref().ok().map(|samples| seconds(samples.len(), rate.hz()));
+                drop(done.send(samples));
+                audio
+            }
+        }
+    }
+}
+
+impl<O: Fn() -> Result<M, EngineError>, M: Models> Worker<O> {
+    /// Works as long as it is needed, with new models whenever a job made it panic.
+    fn live(self, report: Option<oneshot::Sender<Result<(), EngineError>>>) {
+        let mut models = match (self.opened(), report) {
+            (Ok(models), report) => {
+                self.numbers.threads.fetch_add(1, AcqRel);
+                if let Some(report) = report {
+                    drop(report.send(Ok(())));
+                }
+                models
+            }
+            // the engine does not start at all
+            (Err(error), Some(report)) => return drop(report.send(Err(error))),
+            (Err(error), None) => match self.open_again(&error) {
+                Some(models) => models,
+                None => return,
+            },
+        };
+        while self.work(&mut models).is_err() {
+            // what is left of models that panicked is not used again
+            self.numbers.threads.fetch_sub(1, AcqRel);
+            self.numbers.restarts.fetch_add(1, Relaxed);
+            drop(models);
+            tracing::error!(code = "agent.embedded.panicked", "a thread for speech has panicked; it begins anew");
+            let opened = match self.opened() {
+                Ok(opened) => {
+                    self.numbers.threads.fetch_add(1, AcqRel);
+                    Some(opened)
+                }
+                Err(error) => self.open_again(&error),
+            };
+            match opened {
+                Some(opened) => models = opened,
+                None => return,
             }
         }
     }
 
-    fn speak(&mut self, phonemes: &str, rate: Rate) -> Result<Vec<i16>, EngineError> {
-        let piper = self.piper.as_mut().ok_or(EngineError::Gone)?;
-        let (hz, samples) = piper.speak(phonemes)?;
-        Ok(converted(hz, &samples, rate))
+    fn opened(&self) -> Result<M, EngineError> {
+        let panicked = |_| Err(EngineError::Run("opening the models panicked".to_owned()));
+        catch_unwind(AssertUnwindSafe(|| (self.open)())).unwrap_or_else(panicked)
+    }
+
+    /// Tries to open the models until it works, or nobody needs them any more.
+    fn open_again(&self, why: &EngineError) -> Option<M> {
+        let (left, again) = (self.numbers.threads.load(Acquire), AGAIN.as_secs());
+        tracing::error!(
+            code = "agent.embedded.failed",
+            "a thread for speech cannot work, {left} others do; it tries again every {again} s: {why}"
+        );
+        loop {
+            let until = Instant::now() + AGAIN;
+            while Instant::now() < until {
+                if self.needed.strong_count() == 0 {
+                    return None;
+                }
+                thread::sleep(NOTICE);
+            }
+            if let Ok(models) = self.opened() {
+                self.numbers.threads.fetch_add(1, AcqRel);
+                tracing::info!("a thread for speech works again");
+                return Some(models);
+            }
+        }
+    }
+
+    /// Works until nobody needs it any more; an error: it has panicked.
+    fn work(&self, models: &mut M) -> thread::Result<()> {
+        loop {
+            let job = self.queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok((since, job)) = job else { return Ok(()) };
+            self.numbers.waiting.fetch_sub(1, AcqRel);
+            if job.is_forgotten() {
+                continue;
+            }
+            let work = job.of(&self.numbers);
+            let begun = Instant::now();
+            work.begun(begun - since);
+            let result = catch_unwind(AssertUnwindSafe(|| job.done(models)));
+            work.ended(begun.elapsed(), result.as_ref().ok().copied().flatten());
+            result?;
+        }
     }
 }
 
@@ -114,4 +240,142 @@ pub fn converted(from_hz: u32, samples: &[i16], to: Rate) -> Vec<i16> {
     resampler.process(samples, &mut out);
     resampler.finish(&mut out);
     out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{
+        Condvar,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    };
+
+    use super::*;
+
+    /// Says how many samples there were; negative ones make it panic, and it holds while the gate is shut.
+    struct Fake(Arc<Gate>);
+
+    #[derive(Default)]
+    struct Gate {
+        shut: Mutex<bool>,
+        moved: Condvar,
+        /// Times that models were opened; from the so-manieth on that fails.
+        opened: AtomicUsize,
+        last: AtomicUsize,
+    }
+
+    impl Gate {
+        fn set(&self, shut: bool) {
+            *self.shut.lock().unwrap() = shut;
+            self.moved.notify_all();
+        }
+
+        fn open(self: &Arc<Self>) -> Result<Fake, EngineError> {
+            match self.opened.fetch_add(1, SeqCst) < self.last.load(SeqCst) {
+                true => Ok(Fake(Arc::clone(self))),
+                false => Err(EngineError::Run("broken file".to_owned())),
+            }
+        }
+    }
+
+    impl Models for Fake {
+        fn recognise(&mut self, samples: &[i16]) -> Result<String, EngineError> {
+            drop(self.0.moved.wait_while(self.0.shut.lock().unwrap(), |shut| *shut).unwrap());
+            assert!(samples.iter().all(|sample| *sample >= 0), "as the test wants it");
+            Ok(samples.len().to_string())
+        }
+
+        fn speak(&mut self, _: &str, rate: Rate) -> Result<Vec<i16>, EngineError> {
+            Ok(vec![0; rate.hz() as usize])
+        }
+    }
+
+    async fn pool(threads: usize, opens: usize) -> (Pool, Arc<Gate>, Arc<Numbers>) {
+        let (gate, numbers) = (Arc::new(Gate::default()), Arc::new(Numbers::default()));
+        gate.last.store(opens, SeqCst);
+        let opener = Arc::clone(&gate);
+        let pool = Pool::start(move || opener.open(), threads, Arc::clone(&numbers)).await.unwrap();
+        (pool, gate, numbers)
+    }
+
+    type Words = oneshot::Receiver<Result<String, EngineError>>;
+
+    fn ask(pool: &Pool, samples: Vec<i16>) -> Result<Words, EngineError> {
+        let (done, words) = oneshot::channel();
+        pool.offer(Job::Recognise(samples, done)).map(|()| words)
+    }
+
+    #[tokio::test]
+    async fn work_is_done_and_counted() {
+        let (pool, _, numbers) = pool(1, 1).await;
+        assert_eq!(ask(&pool, vec![1; 32_000]).unwrap().await.unwrap().unwrap(), "32000");
+        let (done, samples) = oneshot::channel();
+        pool.offer(Job::Speak("a".to_owned(), Rate::R8K, done)).unwrap();
+        assert_eq!(samples.await.unwrap().unwrap().len(), 8_000);
+        // the counts follow the answer
+        while numbers.synthesis.so_far().done == 0 {
+            tokio::task::yield_now().await;
+        }
+        let (heard, said) = (numbers.recognition.so_far(), numbers.synthesis.so_far());
+        assert_eq!((heard.done, heard.audio, said.done, said.audio), (1, 2.0, 1, 1.0));
+        assert_eq!((heard.failed, heard.refused, numbers.waiting.load(SeqCst)), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn too_much_work_is_turned_away_and_what_nobody_waits_for_is_left_out() {
+        let (pool, gate, numbers) = pool(1, 1).await;
+        gate.set(true);
+        // the thread may or may not have taken the first
+        let taken: Vec<Words> = std::iter::from_fn(|| ask(&pool, vec![1; 160]).ok()).take(100).collect();
+        assert!((WAITING..=WAITING + 1).contains(&taken.len()), "{}", taken.len());
+        assert!(numbers.recognition.so_far().refused > 0 && numbers.waiting.load(SeqCst) >= WAITING - 1);
+        drop(taken);
+        gate.set(false);
+        let last = loop {
+            match ask(&pool, vec![1; 320]) {
+                Ok(words) => break words,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(last.await.unwrap().unwrap(), "320");
+        assert!(numbers.recognition.so_far().done <= 2, "{:?}", numbers.recognition.so_far());
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_costs_one_answer_and_begins_anew() {
+        let (pool, gate, numbers) = pool(1, 10).await;
+        for _ in 0..3 {
+            assert!(ask(&pool, vec![-1]).unwrap().await.is_err());
+            // until it is there again, others are told so at once
+            let words = loop {
+                match ask(&pool, vec![1; 7]) {
+                    Ok(words) => break words,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            };
+            assert_eq!(words.await.unwrap().unwrap(), "7");
+        }
+        assert_eq!((gate.opened.load(SeqCst), numbers.restarts.load(SeqCst)), (4, 3));
+        assert_eq!(numbers.recognition.so_far().failed, 3);
+    }
+
+    #[tokio::test]
+    async fn where_no_thread_is_left_nobody_waits() {
+        let (pool, _, numbers) = pool(1, 1).await;
+        let waiting = ask(&pool, vec![-1]).unwrap();
+        assert!(waiting.await.is_err());
+        while pool.is_alive() {
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(ask(&pool, vec![1]), Err(EngineError::Gone)));
+        assert_eq!(numbers.threads.load(SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn models_that_cannot_be_opened_are_told_at_the_start() {
+        let numbers = Arc::new(Numbers::default());
+        let open = || Err::<Fake, _>(EngineError::Run("broken file".to_owned()));
+        let error = Pool::start(open, 2, numbers).await.unwrap_err();
+        assert!(error.to_string().contains("broken file"), "{error}");
+    }
 }

@@ -123,6 +123,7 @@ async fn here(ctx: &Context, ends: Ends) -> Result<(), Fault> {
         return Err(fault("agent.embedded.missing", CODES.name, what));
     };
     let engine = embedded.engine.clone();
+    let _place = engine.admit(ctx.call).map_err(|refused| fault("agent.embedded.refused", CODES.name, refused))?;
     let recognise = move |samples| {
         let engine = engine.clone();
         async move { engine.recognise(samples).await }.boxed()

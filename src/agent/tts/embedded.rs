@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use super::CODES;
 use crate::agent::{
     Context,
-    embedded::{Engine, Spoken},
+    embedded::{Engine, Spoken, Talker},
     health::{Failure, Health},
     retry::fault,
 };
@@ -16,6 +16,8 @@ pub struct Service {
     engine: Engine,
     ctx: Context,
     health: Health,
+    /// Held as long as the call may have it speak.
+    _place: Talker,
 }
 
 /// What it says, part by part.
@@ -32,7 +34,9 @@ impl Service {
             let what = "the models are not installed: run `hark models install`";
             return Err(Failure::Final(fault("agent.embedded.missing", CODES.name, what)));
         };
-        Ok(Self { engine: embedded.engine.clone(), ctx, health })
+        let refused = |refused| Failure::Final(fault("agent.embedded.refused", CODES.name, refused));
+        let place = embedded.engine.admit(ctx.call).map_err(refused)?;
+        Ok(Self { engine: embedded.engine.clone(), ctx, health, _place: place })
     }
 
     pub fn speak(&self, text: &str) -> Speech {

@@ -11,7 +11,7 @@ use super::{Advice, Check, Context, STEP};
 use crate::{
     agent::{
         Named, Outgoing, Overrides, Route, Service,
-        embedded::{models, programs::found},
+        embedded::{Voice, models, programs::found},
         http_fault,
         websocket::{self, ConnectError},
     },
@@ -57,12 +57,24 @@ pub(super) async fn agents(context: &Context<'_>) -> Vec<Check> {
 }
 
 fn voice(config: &Config) -> Check {
-    let (flite, espeak, dir) = (&config.agent.flite, &config.embedded.espeak, &config.models.dir);
-    if models::are_installed(dir) && (found(espeak) || found(flite)) {
-        return Check::ok("embedded agent", format!("it converses with the models in {}", dir.display()));
-    }
-    if found(flite) {
-        return Check::ok("embedded agent", format!("its voice {flite:?} is installed; no service is needed"));
+    let (flite, dir) = (&config.agent.flite, &config.models.dir);
+    if models::are_installed(dir) {
+        let here = Voice::here(dir, &config.embedded.espeak, flite);
+        let converses = format!("it converses with the models in {}", dir.display());
+        match (here.speaks, here.why) {
+            (Some(_), None) => return Check::ok("embedded agent", converses),
+            (Some(speaks), Some(why)) => {
+                let advice =
+                    Advice::new("give it its own voice").run("hark models install").run("apt-get install espeak-ng");
+                return Check::warn("embedded agent", format!("{converses}, but {speaks} speaks for it: {why}"))
+                    .advise(advice);
+            }
+            (None, _) => {}
+        }
+    } else if found(flite) {
+        let echo =
+            format!("its models are not in {}: it repeats what it hears, with {flite:?} as its voice", dir.display());
+        return Check::ok("embedded agent", format!("{echo}; with `hark models install` it converses"));
     }
     let advice = Advice::new("install it, or say where it is")
         .paste("hark.toml", ["[agent]", "flite = \"/usr/bin/flite\""])

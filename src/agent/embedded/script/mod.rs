@@ -4,9 +4,12 @@ mod hear;
 mod machine;
 mod numbers;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt, io, path::Path};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Unexpected, Visitor},
+};
 
 pub use self::{
     hear::normal,
@@ -56,10 +59,16 @@ struct Words(BTreeMap<String, Vec<Vec<String>>>);
 
 /// What is done when nothing is understood.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 struct Fallback {
     after: u32,
     then: String,
+}
+
+impl Default for Fallback {
+    fn default() -> Self {
+        Self { after: 2, then: "help".to_owned() }
+    }
 }
 
 /// Something that callers may want.
@@ -99,6 +108,7 @@ enum Deed {
 #[serde(deny_unknown_fields)]
 struct Place {
     name: String,
+    #[serde(deserialize_with = "extension")]
     exten: String,
     #[serde(default)]
     context: Option<String>,
@@ -117,12 +127,37 @@ const fn yes() -> bool {
     true
 }
 
+/// An extension: a text, though one of digits alone is easily written as a number.
+fn extension<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    struct Extension;
+    impl Visitor<'_> for Extension {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an extension in quotes, as in \"201\"")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<String, E> {
+            let wrong = |_| E::invalid_value(Unexpected::Signed(number), &self);
+            u64::try_from(number).map(|number| number.to_string()).map_err(wrong)
+        }
+    }
+    from.deserialize_any(Extension)
+}
+
 /// What is wrong with a script.
 #[derive(Debug, thiserror::Error)]
 pub enum ScriptError {
     /// It cannot be read.
     #[error("it cannot be read: {0}")]
-    Read(std::io::Error),
+    Read(io::Error),
+    /// Its letters are not encoded as TOML's are.
+    #[error("it is not UTF-8 (save it as such in the editor, or: iconv -f latin1 -t utf-8)")]
+    Encoding,
     /// It is too long.
     #[error("it is longer than {} kB", MAX_FILE / 1024)]
     Long,
@@ -140,7 +175,7 @@ impl Default for Script {
         Self::parse("").unwrap_or_else(|_| Self {
             say: BTreeMap::new(),
             words: Words::default(),
-            fallback: Fallback { after: 2, then: "goodbye".to_owned() },
+            fallback: Fallback::default(),
             intents: Vec::new(),
             places: Vec::new(),
         })
@@ -156,7 +191,11 @@ impl Script {
         if std::fs::metadata(path).map_err(ScriptError::Read)?.len() > MAX_FILE {
             return Err(ScriptError::Long);
         }
-        Self::parse(&std::fs::read_to_string(path).map_err(ScriptError::Read)?)
+        let read = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => ScriptError::Encoding,
+            _ => ScriptError::Read(error),
+        });
+        Self::parse(&read?)
     }
 
     /// Lays `text` over the script that is compiled in.
@@ -164,7 +203,9 @@ impl Script {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, ScriptError> {
-        let read = |text| toml::from_str::<File>(text).map_err(|error| ScriptError::Toml(error.to_string()));
+        let read = |text| {
+            toml::from_str::<File>(text).map_err(|error| ScriptError::Toml(error.to_string().trim_end().to_owned()))
+        };
         let (usual, own) = (read(DEFAULT)?, read(text)?);
         let mut faults = Vec::new();
         let mut say = usual.say;
@@ -181,19 +222,17 @@ impl Script {
                 None => faults.push(format!("words.{name}: there is no such list; there are {}", names(words.keys()))),
             }
         }
-        let mut intents = usual.intents;
-        for intent in own.intents {
-            match intents.iter_mut().find(|usual| usual.name == intent.name) {
-                Some(usual) => *usual = intent,
-                None => intents.push(intent),
-            }
-        }
+        // one's own are meant where a phrase of theirs is also one of the usual
+        let own_intents = own.intents.len();
+        let mut intents = own.intents;
+        let replaced: Vec<String> = intents.iter().map(|intent| intent.name.clone()).collect();
+        intents.extend(usual.intents.into_iter().filter(|intent| !replaced.contains(&intent.name)));
         let places = own.places.or(usual.places).unwrap_or_default();
-        let none = || Fallback { after: 2, then: "help".to_owned() };
-        let fallback = own.fallback.or(usual.fallback).unwrap_or_else(none);
+        let fallback = own.fallback.or(usual.fallback).unwrap_or_default();
         let words = words.into_iter().map(|(name, list)| (name, list.iter().map(|text| normal(text)).collect()));
         let mut script = Self { say, words: Words(words.collect()), fallback, intents, places };
         script.prepare();
+        check_twice(&script.intents[..own_intents], &mut faults);
         script.check(&mut faults);
         if faults.is_empty() { Ok(script) } else { Err(ScriptError::Faults(faults)) }
     }
@@ -231,6 +270,13 @@ impl Script {
             }
             if self.places[..at].iter().any(|other| other.name == *name) {
                 faults.push(format!("places: {name:?} is there twice"));
+                continue;
+            }
+            for other in &self.places[..at] {
+                if let Some(both) = place.names.iter().find(|both| other.names.contains(both)) {
+                    let (both, other) = (both.join(" "), &other.name);
+                    faults.push(format!("places: {both:?} is a name of both {other:?} and {name:?}: who is meant?"));
+                }
             }
         }
         let then = self.fallback.then.as_str();
@@ -269,6 +315,23 @@ impl Script {
         }
     }
 
+    /// How many intents it has.
+    #[must_use]
+    pub const fn intents(&self) -> usize {
+        self.intents.len()
+    }
+
+    /// The opening hours that callers are told, where they are still those of the script that is compiled in, which are nobody's.
+    #[must_use]
+    pub fn usual_hours(&self) -> Option<&str> {
+        let say = |script: &'_ Self| {
+            let hours = script.intents.iter().find(|intent| intent.name == "opening_hours");
+            hours.and_then(|intent| intent.say.clone())
+        };
+        let own = self.intents.iter().find(|intent| intent.name == "opening_hours" && !intent.wanted.is_empty())?;
+        own.say.as_deref().filter(|own| say(&Self::default()).as_deref() == Some(*own))
+    }
+
     fn place_named(&self, name: &str) -> Option<usize> {
         self.places.iter().position(|place| place.name == name)
     }
@@ -300,6 +363,21 @@ impl Place {
 
     fn spoken(&self) -> &str {
         self.say.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// What is there twice in a file of one's own: the second would never be meant.
+fn check_twice(own: &[Intent], faults: &mut Vec<String>) {
+    for (at, intent) in own.iter().enumerate() {
+        let name = &intent.name;
+        for other in &own[..at] {
+            if other.name == *name {
+                faults.push(format!("intents: {name:?} is there twice"));
+            } else if let Some(both) = intent.wanted.iter().find(|both| other.wanted.contains(both)) {
+                let (both, other) = (both.join(" "), &other.name);
+                faults.push(format!("intents: the phrase {both:?} is in both {other:?} and {name:?}: which is meant?"));
+            }
+        }
     }
 }
 

@@ -253,6 +253,63 @@ fn what_is_wrong_is_told_at_once_and_where() {
     assert!(told.contains("dance") && told.contains("transfer"), "{told}");
 }
 
+#[test]
+fn what_people_write_is_understood_or_explained() {
+    let place = |text: &str| Script::parse(&format!("[[places]]\nname = \"a\"\n{text}"));
+    assert_eq!(place("exten = 201").unwrap().transfer_to(), ["a=201"]);
+    let told = place("exten = true").unwrap_err().to_string();
+    assert!(told.contains("an extension in quotes, as in \"201\"") && told.ends_with("\"201\""), "{told}");
+    assert!(place("exten = -1").is_err());
+    // half of a section leaves the rest of it
+    let script = Script::parse("[fallback]\nthen = \"goodbye\"").unwrap();
+    assert_eq!(script.fallback, Fallback { after: 2, then: "goodbye".to_owned() });
+    let twice = r#"
+        [[intents]]
+        name = "hours"
+        phrases = ["are you open", "Opening hours"]
+        do = "help"
+        [[intents]]
+        name = "bread"
+        phrases = ["how much", "opening hours!"]
+        do = "help"
+        [[intents]]
+        name = "bread"
+        phrases = ["price"]
+        do = "help"
+        [[places]]
+        name = "jane"
+        also = ["Jane Miller"]
+        exten = "1"
+        [[places]]
+        name = "boss"
+        also = ["jane miller"]
+        exten = "2"
+    "#;
+    let told = Script::parse(twice).unwrap_err().to_string();
+    for part in [
+        "the phrase \"opening hours\" is in both \"hours\" and \"bread\"",
+        "intents: \"bread\" is there twice",
+        "\"jane miller\" is a name of both \"jane\" and \"boss\"",
+    ] {
+        assert!(told.contains(part), "{part:?} is not in {told:?}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("latin1.toml");
+    std::fs::write(&file, b"[say]\ngoodbye = \"Tsch\xfcss\"\n").unwrap();
+    assert!(Script::load(&file).unwrap_err().to_string().contains("UTF-8"));
+}
+
+#[test]
+fn ones_own_intents_come_first_and_hours_of_nobody_are_noticed() {
+    let own = "[[intents]]\nname = \"hours\"\nphrases = [\"are you open\"]\ndo = \"answer\"\nsay = \"Always.\"";
+    let script = Script::parse(own).unwrap();
+    assert_eq!(last(&script, &["are you open"]).0, "Always. Is there anything else?");
+    assert!(script.usual_hours().is_some_and(|hours| hours.contains("nine")));
+    assert_eq!(office().usual_hours(), None);
+    let none = Script::parse("[[intents]]\nname = \"opening_hours\"\nphrases = []\ndo = \"help\"").unwrap();
+    assert_eq!(none.usual_hours(), None);
+}
+
 proptest! {
     #[test]
     fn any_words_are_answered(turns in prop::collection::vec("\\PC{0,40}|sales|yes|no|leave a message|repeat|goodbye|operator|!transfer|=take_message|555123", 1..12)) {
