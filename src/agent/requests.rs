@@ -42,6 +42,7 @@ pub enum Answer {
 #[derive(Debug)]
 enum Order {
     Ask { id: u64, message: Value, answers: mpsc::Sender<Answer> },
+    Tell { id: u64, message: Value },
     Cancel(u64),
 }
 
@@ -81,12 +82,23 @@ impl Requests {
         let _ = self.orders.send(Order::Ask { id, message, answers: sender }).await;
         Asked { id, orders: self.orders.clone(), answers, done: false }
     }
+
+    /// Whether `asked` was asked here.
+    pub fn has(&self, asked: &Asked) -> bool {
+        self.orders.same_channel(&asked.orders)
+    }
 }
 
 impl Asked {
     /// The next part; `None` when the service is gone.
     pub async fn next(&mut self) -> Option<Answer> {
         self.answers.recv().await
+    }
+
+    /// Sends `message`, which belongs to this request.
+    pub async fn tell(&self, message: Value) {
+        // closed: the answers are closed too
+        let _ = self.orders.send(Order::Tell { id: self.id, message }).await;
     }
 
     /// The answer is complete: there is nothing to cancel.
@@ -199,6 +211,12 @@ impl Line {
                     socket.say(&message);
                 }
                 self.active = Some(Active { id, message, answers, held: None, answered: false, resent: false });
+            }
+            Order::Tell { id, message } => {
+                let is_active = self.active.as_ref().is_some_and(|active| active.id == id);
+                if let Some(socket) = self.socket.as_mut().filter(|_| is_active) {
+                    socket.say(&message);
+                }
             }
             Order::Cancel(id) if self.active.as_ref().is_some_and(|active| active.id == id) => self.cancel(),
             Order::Cancel(_) => {}

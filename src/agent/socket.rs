@@ -25,6 +25,10 @@ pub struct Reply {
     pub fatal: Option<bool>,
     pub sample_rate: Option<u32>,
     pub words: Value,
+    pub call_id: Value,
+    pub name: Value,
+    pub arguments: Value,
+    pub last: Value,
 }
 
 impl Reply {

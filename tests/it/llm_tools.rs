@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use hark::{
     agent::{
-        Config,
+        Chain, Config,
         cascade::{Cascade, Services},
         service::{Provider, Providers},
         tools::{HttpTool, Order, Toolbox},
@@ -23,12 +23,12 @@ use crate::support::{
 };
 
 /// A cascade whose model has tools.
-struct Talk {
-    bench: Bench,
-    model: Model,
-    crm: Connector,
-    orders: mpsc::Receiver<Order>,
-    called: Vec<ToolCalled>,
+pub struct Talk<M = Model> {
+    pub bench: Bench,
+    pub model: M,
+    pub crm: Connector,
+    pub orders: mpsc::Receiver<Order>,
+    pub called: Vec<ToolCalled>,
     usage: Option<Usage>,
 }
 
@@ -54,28 +54,9 @@ impl Talk {
     }
 
     async fn with(vendor: &'static str, config: Config) -> Self {
-        let mut bench = Bench::start(config.clone(), None).await;
-        let (model, crm) = (Model::start(vendor).await, Connector::start("/orders").await);
-        let allowed = ["hangup", "transfer", "collect_digits", "crm_*"].map(str::to_owned);
-        let places = ["sales=200@internal".to_owned()];
-        let toolbox = Toolbox::new(&allowed, &places, &declared(crm.url.as_str()), &[]).unwrap();
-        let (sender, orders) = mpsc::channel(8);
-        let mut context = context(config, Rate::R8K);
-        context.tools = Arc::new(toolbox);
-        context.orders = Some(sender);
-        context.about = Arc::new(json!({"from": "+49 30"}).as_object().unwrap().clone());
-        let services = Services {
-            asr: bench.asr.url.clone().into(),
-            llm: model.service("").into(),
-            tts: bench.tts.url.clone().into(),
-            greeting: None,
-        };
-        bench.cascade = Cascade::start(context, services);
-        Self { bench, model, crm, orders, called: Vec::new(), usage: None }
-    }
-
-    fn press(&mut self, key: char) {
-        self.bench.send(AgentInput::Dtmf(Digit::try_from(key).unwrap()));
+        let model = Model::start(vendor).await;
+        let llm = model.service("").into();
+        Self::between(model, llm, &["hangup", "transfer", "collect_digits", "crm_*"], config).await
     }
 
     /// The caller presses a key, which is a turn of theirs; the question for it.
@@ -83,11 +64,35 @@ impl Talk {
         self.press(key);
         self.model.asked().await
     }
+}
+
+impl<M> Talk<M> {
+    /// With this model, that is told of these tools.
+    pub async fn between(model: M, llm: Chain, allowed: &[&str], config: Config) -> Self {
+        let mut bench = Bench::start(config.clone(), None).await;
+        let crm = Connector::start("/orders").await;
+        let allowed: Vec<_> = allowed.iter().map(|name| (*name).to_owned()).collect();
+        let places = ["sales=200@internal".to_owned()];
+        let toolbox = Toolbox::new(&allowed, &places, &declared(crm.url.as_str()), &[]).unwrap();
+        let (sender, orders) = mpsc::channel(8);
+        let mut context = context(config, Rate::R8K);
+        context.tools = Arc::new(toolbox);
+        context.orders = Some(sender);
+        context.about = Arc::new(json!({"from": "+49 30"}).as_object().unwrap().clone());
+        let services =
+            Services { asr: bench.asr.url.clone().into(), llm, tts: bench.tts.url.clone().into(), greeting: None };
+        bench.cascade = Cascade::start(context, services);
+        Self { bench, model, crm, orders, called: Vec::new(), usage: None }
+    }
+
+    pub fn press(&mut self, key: char) {
+        self.bench.send(AgentInput::Dtmf(Digit::try_from(key).unwrap()));
+    }
 
     /// Goes on until `done` is ready; what is spoken meanwhile is heard at once. The texts, and what `done` brought.
-    async fn until<T>(
+    pub async fn until<T>(
         &mut self,
-        done: impl AsyncFnOnce(&mut mpsc::Receiver<Order>, &mut Model) -> T,
+        done: impl AsyncFnOnce(&mut mpsc::Receiver<Order>, &mut M) -> T,
     ) -> (Vec<String>, T) {
         let Self { bench, model, orders, called, .. } = self;
         let done = done(orders, model);
@@ -110,7 +115,7 @@ impl Talk {
     }
 
     /// The sentences that are spoken until the turn is over.
-    async fn spoken(&mut self) -> Vec<String> {
+    pub async fn spoken(&mut self) -> Vec<String> {
         let mut texts = Vec::new();
         loop {
             tokio::select! {
@@ -128,7 +133,7 @@ impl Talk {
     }
 
     /// The end of the call: what its services were used for.
-    async fn finish(mut self) -> Self {
+    pub async fn finish(mut self) -> Self {
         self.bench.send(AgentInput::Finish);
         while let Some(event) = self.bench.event().await {
             match event {
@@ -141,13 +146,13 @@ impl Talk {
     }
 }
 
-async fn speak(mut request: crate::support::connector::Exchange) -> String {
+pub async fn speak(mut request: crate::support::connector::Exchange) -> String {
     let text = request.json().await["text"].as_str().unwrap().to_owned();
     request.answer(&[&[1; 320]]).await;
     text
 }
 
-async fn order(orders: &mut mpsc::Receiver<Order>) -> Order {
+pub async fn order(orders: &mut mpsc::Receiver<Order>) -> Order {
     soon("an order", orders.recv()).await.unwrap()
 }
 

@@ -25,6 +25,7 @@ mod hostile;
 mod image;
 mod llm_native;
 mod llm_tools;
+mod llm_ws_tools;
 mod providers;
 mod receivers;
 mod recordings;

@@ -38,7 +38,7 @@ impl Speaker {
     ) -> Result<Option<Fault>, Fault> {
         let system = self.prompt.get().await.map(|text| Message::System(text.to_string()));
         let messages = system.into_iter().chain(messages).collect();
-        let mut prompt = Prompt { messages, tools: self.ctx.tools.specs() };
+        let mut prompt = Prompt { messages, tools: self.ctx.tools.specs(), ..Prompt::default() };
         for round in 1.. {
             let (text, reply) = self.ask_once(&prompt, out).await;
             let (reply, model) = match reply {

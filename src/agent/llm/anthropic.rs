@@ -290,7 +290,7 @@ mod tests {
             Message::Result { id: "t1".to_owned(), name: "f".to_owned(), output: "5".to_owned(), failed: true },
             Message::User("three".to_owned()),
         ];
-        let prompt = Prompt { messages: all.to_vec(), tools: [tool("f")].into() };
+        let prompt = Prompt { messages: all.to_vec(), tools: [tool("f")].into(), ..Prompt::default() };
         let body = body(&named("anthropic:claude?temperature=0.5&version=x"), &prompt);
         let expected = json!([
             {"role": "user", "content": [{"type": "text", "text": OPENING}]},

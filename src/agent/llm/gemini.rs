@@ -295,7 +295,7 @@ mod tests {
             result(false),
             Message::User("two".into()),
         ];
-        let prompt = Prompt { messages: all, tools: [tool("f")].into() };
+        let prompt = Prompt { messages: all, tools: [tool("f")].into(), ..Prompt::default() };
         let body = body(&named("gemini:gemini-x?max_tokens=9&top_p=0.5"), &prompt);
         let expected = json!([
             {"role": "user", "parts": [{"text": "one"}]},

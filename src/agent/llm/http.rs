@@ -29,7 +29,7 @@ pub struct Service {
 struct Body<'a> {
     uuid: String,
     message: &'a str,
-    messages: &'a [Message],
+    messages: Vec<&'a Message>,
 }
 
 impl Service {
@@ -40,7 +40,12 @@ impl Service {
     pub async fn ask(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> Result<(), Failure> {
         // its connector has tools of its own, and knows nothing of ours
         let newest = prompt.messages.iter().rev().find(|message| message.role() == "user").map_or("", Message::text);
-        let body = Body { uuid: self.ctx.uuid.to_string(), message: newest, messages: &prompt.messages };
+        let is_told = |message: &&Message| match message {
+            Message::Assistant { text, .. } => !text.is_empty(),
+            other => other.role() != "tool",
+        };
+        let messages = prompt.messages.iter().filter(is_told).collect();
+        let body = Body { uuid: self.ctx.uuid.to_string(), message: newest, messages };
         let body =
             serde_json::to_string(&body).map_err(|error| Failure::Once(fault("agent.llm.failed", NAME, error)))?;
         let timeout = Duration::from_millis(self.ctx.config.llm_timeout_ms);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::Value;
 
+use super::Open;
+
 /// What a language model is asked.
 #[derive(Debug, Clone, Default)]
 pub struct Prompt {
@@ -12,6 +14,8 @@ pub struct Prompt {
     pub messages: Vec<Message>,
     /// What it may call.
     pub tools: Arc<[Tool]>,
+    /// The answer that waits for its tools, where a service keeps one open.
+    pub open: Open,
 }
 
 /// One message for a language model.
@@ -79,7 +83,7 @@ impl Message {
     }
 }
 
-/// As AVR's contract and Hark's own have it: role and words.
+/// As AVR's contract has it: role and words.
 impl Serialize for Message {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut message = serializer.serialize_struct("Message", 2)?;

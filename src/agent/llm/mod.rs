@@ -15,6 +15,7 @@ pub use chain::Llm;
 pub use message::{Message, Prompt, Reply, Tool, ToolCall, Usage};
 use tokio::sync::mpsc;
 pub use vendor::fuzz as fuzz_vendor;
+pub use ws::Open;
 
 use super::{
     Context, Service,
@@ -82,7 +83,7 @@ impl Model {
     async fn ask(&self, prompt: &Prompt, out: &mpsc::Sender<Piece>) -> Result<Reply, Failure> {
         match self {
             Self::Http(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
-            Self::Ws(service) => service.ask(prompt, out).await.map(|()| Reply::default()),
+            Self::Ws(service) => service.ask(prompt, out).await,
             Self::Vendor(service) => service.ask(prompt, out).await,
             Self::Embedded(service) => service.ask(prompt, out).await,
         }

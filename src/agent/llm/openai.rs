@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Message, Prompt, Reply, ToolCall, Usage,
+    Message, Prompt, Reply, Tool, ToolCall, Usage,
     vendor::{self, Complaint},
 };
 use crate::agent::{
@@ -27,11 +27,7 @@ pub(super) fn body(named: &Named, prompt: &Prompt) -> Value {
     body.insert("stream".to_owned(), true.into());
     body.insert("stream_options".to_owned(), json!({"include_usage": true}));
     if !prompt.tools.is_empty() {
-        let tools = prompt.tools.iter().map(|tool| {
-            let function = json!({"name": tool.name, "description": tool.description, "parameters": tool.parameters});
-            json!({"type": "function", "function": function})
-        });
-        body.insert("tools".to_owned(), tools.collect());
+        body.insert("tools".to_owned(), prompt.tools.iter().map(tool).collect());
     }
     for (name, value) in named.options.iter().filter(|(name, _)| name != "api_version") {
         let name = if name == "max_tokens" { limit(named) } else { name };
@@ -63,7 +59,14 @@ pub(super) fn option(value: &str) -> Value {
     }
 }
 
-fn message(message: &Message) -> Value {
+/// A tool as these interfaces, and Hark's own contract, name it.
+pub(super) fn tool(tool: &Tool) -> Value {
+    let function = json!({"name": tool.name, "description": tool.description, "parameters": tool.parameters});
+    json!({"type": "function", "function": function})
+}
+
+/// A message, likewise.
+pub(super) fn message(message: &Message) -> Value {
     match message {
         Message::Assistant { text, calls } if !calls.is_empty() => {
             let content = if text.is_empty() { Value::Null } else { text.as_str().into() };
@@ -272,7 +275,10 @@ impl Reader {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::vendor::tests::*, *};
+    use super::{
+        super::vendor::tests::{call, named, read, read_in, tool},
+        *,
+    };
 
     fn body_of(chunks: &[Value]) -> String {
         chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect()
@@ -369,7 +375,7 @@ mod tests {
             Message::Result { id: "a".into(), name: "f".into(), output: "5".into(), failed: false },
             Message::said("Five.".into()),
         ];
-        let prompt = Prompt { messages: all, tools: [tool("f")].into() };
+        let prompt = Prompt { messages: all, tools: [tool("f")].into(), ..Prompt::default() };
         let body = body(&named("openai:gpt?temperature=0.2&reasoning_effort=low"), &prompt);
         let expected = json!([
             {"role": "system", "content": "Be kind."},
