@@ -13,6 +13,7 @@ mod ari_outbound;
 mod attended;
 mod bench_call;
 mod calls;
+mod closed_loop;
 mod control;
 mod conversation;
 mod doctor;

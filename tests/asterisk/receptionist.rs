@@ -37,7 +37,7 @@ fn installed() -> Option<PathBuf> {
 }
 
 /// A prompt of Asterisk's, spoken by a person.
-fn prompt(name: &str) -> Vec<i16> {
+pub fn prompt(name: &str) -> Vec<i16> {
     let path = cache().join(format!("speech/en_US_f_Allison/{name}.wav"));
     let wav = hound::WavReader::open(&path).expect("scripts/get-speech.sh has been run");
     wav.into_samples().map(|sample| sample.expect("a sample")).collect()
@@ -53,7 +53,7 @@ async fn gateway(models: &Path, change: impl FnOnce(&mut Config)) -> Hark {
 }
 
 /// What a telephone heard from here on, until it has been quiet for a second and a half.
-async fn answer(call: &Call, from: usize) -> Vec<i16> {
+pub async fn answer(call: &Call, from: usize) -> Vec<i16> {
     let quiet = |rtp: &Rtp| {
         let audio = rtp.audio();
         let heard = audio[from.min(audio.len())..].iter().rposition(|sample| sample.unsigned_abs() > 200);

@@ -12,6 +12,8 @@ pub mod sip;
 
 #[path = "../../it/support/connector.rs"]
 pub mod connector;
+#[path = "../../it/support/engines.rs"]
+pub mod engines;
 #[path = "../../it/support/language_model.rs"]
 pub mod language_model;
 #[path = "../../it/support/receiver.rs"]

@@ -1,7 +1,7 @@
 //! Language models as somebody else plays them: LLMock (PyPI) speaks the interfaces of OpenAI, Anthropic and Gemini, breaks them on demand,
 //! and judges how its clients cope.
 
-use std::{process::Stdio, sync::Arc};
+use std::sync::Arc;
 
 use hark::{
     agent::{
@@ -13,13 +13,12 @@ use hark::{
     call::{AgentEvent, AgentInput, Digit, ToolCalled},
 };
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use super::engines::{free_port, installed, listening};
 use crate::support::{
     cascade::{Bench, config, context},
-    client,
     connector::{Connector, soon},
+    engines::{ask, language_models},
     language_model::{KEY, service},
 };
 
@@ -27,35 +26,32 @@ const VENDORS: [(&str, &str); 3] = [("openai", "v1"), ("anthropic", "anthropic/v
 
 /// The server; gone when dropped.
 struct Server {
-    base: String,
+    port: u16,
     _process: Child,
 }
 
 impl Server {
     async fn start() -> Option<Self> {
-        let (python, _) = installed("model-server", "llmock")?;
-        let port = free_port();
-        let mut command = Command::new(python.with_file_name("llmock"));
-        command.args(["serve", "--host", "127.0.0.1", "--port", &port.to_string(), "--tool-mode", "off"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        let process = command.spawn().unwrap();
-        listening(port).await;
-        Some(Self { base: format!("http://127.0.0.1:{port}"), _process: process })
+        let (_process, port) = language_models().await?;
+        Some(Self { port, _process })
     }
 
     fn model(&self, vendor: &str, path: &str, model: &str) -> Service {
-        service(&format!("{vendor}:{model}?base_url={}/{path}", self.base))
+        service(&format!("{vendor}:{model}?base_url=http://127.0.0.1:{}/{path}", self.port))
     }
 
     /// What it is to do with the next requests.
     async fn will(&self, behaviours: &[Value]) {
-        let url = format!("{}/_llmock/scenario", self.base);
-        let answer = client().post(url).body(json!({"behaviors": behaviours}).to_string()).send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+        let body = json!({"behaviors": behaviours}).to_string();
+        ask(self.port, "POST /_llmock/scenario", body.as_bytes()).await;
     }
 
     async fn get(&self, what: &str) -> Value {
-        client().get(format!("{}/_llmock/{what}", self.base)).send().await.unwrap().json().await.unwrap()
+        ask(self.port, &format!("GET /_llmock/{what}"), &[]).await
+    }
+
+    async fn forget(&self) {
+        ask(self.port, "POST /_llmock/reset", &[]).await;
     }
 
     /// It finds nothing wrong with us, however many faults there were.
@@ -63,7 +59,7 @@ impl Server {
         let verdict = self.get("verdict").await;
         assert_eq!((&verdict["passed"], &verdict["findings"]), (&json!(true), &json!([])), "{verdict:#}");
         assert_eq!(verdict["faults_injected"].as_u64(), Some(faults), "{verdict:#}");
-        client().post(format!("{}/_llmock/reset", self.base)).send().await.unwrap();
+        self.forget().await;
     }
 }
 
@@ -192,7 +188,7 @@ async fn the_next_model_answers_where_such_a_server_fails_for_good() {
             assert_eq!(talk.replaced, 1, "{vendor}: {fault}");
             let seen = server.get("requests").await;
             assert!(!seen.to_string().contains(KEY), "a key is where it should not be: {seen}");
-            client().post(format!("{}/_llmock/reset", server.base)).send().await.unwrap();
+            server.forget().await;
         }
     }
 }

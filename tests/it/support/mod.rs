@@ -4,6 +4,7 @@ pub mod agent_call;
 pub mod ari;
 pub mod cascade;
 pub mod connector;
+pub mod engines;
 pub mod gateway;
 pub mod language_model;
 pub mod log;

@@ -1,87 +1,22 @@
-//! Real engines that run on this machine, and whole calls with them. What cannot be had is left out, and said to be.
+//! Real engines that run on this machine, and whole calls with them.
 
 mod piper;
 mod vosk;
 mod whisper;
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::time::Duration;
 
 use hark::{
     audio::Rate,
     cli::phone::{self, Codec, Options, Step},
 };
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
-};
 use uuid::Uuid;
 
 use crate::{
     embedded::{errors, words},
-    support::{
-        connector::{Connector, soon},
-        gateway::Gateway,
-        receiver::Receiver,
-    },
+    support::{connector::Connector, engines::LOADING, gateway::Gateway, receiver::Receiver},
 };
-
-/// Loading a model takes seconds on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Where `scripts/setup.sh test` puts the engines of this name: their Python, and a file of one of their packages.
-pub fn installed(name: &str, file: &str) -> Option<(PathBuf, PathBuf)> {
-    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache");
-    let place = env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("hark").join(name);
-    let python = place.join("bin/python");
-    let lib = std::fs::read_dir(place.join("lib")).ok().and_then(|mut all| Some(all.next()?.ok()?.path()));
-    let file = lib.map(|lib| lib.join("site-packages").join(file)).filter(|file| file.exists());
-    if file.is_none() || !python.exists() {
-        eprintln!(
-            "\n**** LEFT OUT: {name} is not installed (scripts/setup.sh test does): what needs it is not tested ****\n"
-        );
-    }
-    Some((python, file?))
-}
-
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn script(name: &str) -> String {
-    format!("{}/tests/sdk/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// An engine that says on which port it listens; gone when dropped.
-struct Engine {
-    port: u16,
-    _process: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Engine {
-    async fn start(python: &Path, script: &str, model: &Path) -> Self {
-        let mut command = Command::new(python);
-        command.arg(script).arg(model).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let first = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it does not begin");
-        let first = first.unwrap().expect("it has ended");
-        let port = first.strip_prefix("listening on ").unwrap().parse().unwrap();
-        Self { port, _process: process, lines }
-    }
-
-    /// What it tells next.
-    async fn told(&mut self) -> Value {
-        let line = soon("the engine", self.lines.next_line()).await.unwrap().expect("it has ended");
-        serde_json::from_str(&line).unwrap()
-    }
-}
 
 /// A call to a gateway that listens by `asr`: what it understood of these recordings at 8 kHz, each of which it answers with a tone.
 async fn understood(asr: &str, recordings: &[Vec<i16>]) -> Vec<String> {
@@ -103,7 +38,7 @@ async fn understood(asr: &str, recordings: &[Vec<i16>]) -> Vec<String> {
         uuid: Uuid::new_v4(),
         codec: Codec::Slin(Rate::R8K),
         script: script.chain([Step::HangUp]).collect(),
-        limit: PATIENCE,
+        limit: LOADING,
         record: false,
     };
     let tone: Vec<u8> = (0..2_400_i32).flat_map(|at| ((at % 20 - 10) as i16 * 1_000).to_le_bytes()).collect();
@@ -139,14 +74,4 @@ fn caller() -> (Vec<i16>, &'static str) {
     let (rate, samples) = hark::audio::wav::read(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(rate, 8_000);
     (samples, "hello i'm sorry something is terribly wrong goodbye")
-}
-
-/// Waits until somebody listens there.
-pub async fn listening(port: u16) {
-    let listens = async {
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, listens).await.expect("nobody listens");
 }

