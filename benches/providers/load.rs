@@ -278,7 +278,7 @@ impl Run {
         let until = from + self.length;
         let mut phones = JoinSet::new();
         for call in 0..self.calls {
-            let start = begin + Duration::from_secs(1) * call / self.ramp;
+            let start = begin + Duration::from_secs(1) * call / self.ramp + phase(call);
             let (frames, seen) = (Arc::clone(&frames), Arc::clone(&vendors.seen));
             // each is at another place of the recording
             let offset = frames.len() * call as usize / self.calls as usize;
@@ -298,6 +298,12 @@ impl Run {
         phones.join_all().await;
         std::mem::take(&mut *lock(&vendors.seen))
     }
+}
+
+/// Where in the 20 ms a phone sends its frames: phones do not know of one another, so not all at the same moment. By the golden ratio, which
+/// spreads any number of them evenly.
+fn phase(call: u32) -> Duration {
+    PERIOD.mul_f64((f64::from(call) * 0.618_033_988_75).fract())
 }
 
 /// A caller who asks something and waits for the answer, as frames of AudioSocket.

@@ -2,12 +2,13 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     CODES, Ends, Heard, Order,
-    dialect::{Dialect, Read, Sends},
+    dialect::{Dialect, Read},
+    packets::Packets,
 };
 use crate::{
     agent::{
@@ -17,7 +18,6 @@ use crate::{
         vendor::advice,
         websocket::{ConnectError, escaped},
     },
-    audio::{Frame, resample::Resampler},
     call::Fault,
 };
 
@@ -26,8 +26,6 @@ const NAME: &str = "speech recognition";
 const REPLAY: usize = 150;
 /// The same while there is no connection: as much as another recogniser may have left to be heard again (30 s).
 const REPLAY_WHILE_DOWN: usize = 1_500;
-/// Frames whose memory is taken at once.
-const FRAMES_AT_ONCE: usize = 50;
 /// What is kept of the audio before a text (400 ms).
 const KEPT_AT_TEXT: usize = 20;
 /// Codes with which sessions end that have lasted long enough, or whose server is restarted.
@@ -56,16 +54,14 @@ struct Connection {
 pub struct Line {
     ctx: Context,
     dialect: Box<dyn Dialect>,
-    sends: Sends,
     ends: Ends,
     connection: Option<Connection>,
     retry_at: Instant,
     streak: Streak,
     replay: VecDeque<Bytes>,
-    resampler: Option<Resampler>,
-    samples: Vec<i16>,
-    /// Audio of a message that is not whole yet, in memory that holds a second of it at a time.
-    audio: BytesMut,
+    /// Bytes in `replay`.
+    replayed: usize,
+    packets: Packets,
     strange: u64,
     /// The caller stopped speaking while nobody could be told.
     unflushed: bool,
@@ -91,19 +87,17 @@ enum Step {
 impl Line {
     pub fn new(ctx: Context, dialect: Box<dyn Dialect>, ends: Ends) -> Self {
         let sends = dialect.sends();
-        let resampler = (sends.rate != ctx.rate).then(|| Resampler::new(ctx.rate.hz(), sends.rate.hz()));
+        let packets = Packets::new(sends, ctx.rate);
         Self {
             streak: Streak::new(Duration::from_millis(ctx.config.reconnect_ms)),
             ctx,
             dialect,
-            sends,
             ends,
             connection: None,
             retry_at: Instant::now(),
             replay: VecDeque::new(),
-            resampler,
-            samples: Vec::new(),
-            audio: BytesMut::new(),
+            replayed: 0,
+            packets,
             strange: 0,
             unflushed: false,
         }
@@ -137,11 +131,14 @@ impl Line {
             biased;
             order = self.ends.orders.recv() => match order {
                 Some(Order::Flush) => {
+                    self.packets.speaks(false);
                     self.flush(connection);
                     Step::On
                 }
                 Some(Order::Start) => {
                     self.unflushed = false;
+                    self.packets.speaks(true);
+                    self.pass_on(connection);
                     Step::On
                 }
                 Some(Order::Finish) | None => Step::Finish,
@@ -152,10 +149,8 @@ impl Line {
                 Err(lost) => Step::Gone(self.gone(lost)),
             },
             frame = self.ends.audio.take(), if !full => {
-                self.hear(&frame);
-                while let Some(audio) = self.message() {
-                    self.play(connection, audio);
-                }
+                self.packets.push(&frame);
+                self.pass_on(connection);
                 self.feel_better(connection);
                 Step::On
             }
@@ -194,15 +189,17 @@ impl Line {
             tokio::select! {
                 biased;
                 order = self.ends.orders.recv() => match order {
-                    Some(Order::Start) => self.unflushed = false,
-                    Some(Order::Flush) => self.unflushed = true,
+                    Some(order @ (Order::Start | Order::Flush)) => {
+                        self.unflushed = order == Order::Flush;
+                        self.packets.speaks(order == Order::Start);
+                    }
                     Some(Order::Finish) | None => return Ok(false),
                 },
                 connected = &mut attempt => break connected,
                 frame = self.ends.audio.take() => {
-                    self.hear(&frame);
+                    self.packets.push(&frame);
                     // what is whole is sent with the rest once there is a connection
-                    while let Some(audio) = self.message() {
+                    while let Some(audio) = self.packets.whole() {
                         self.keep(audio, REPLAY_WHILE_DOWN);
                     }
                 }
@@ -264,55 +261,11 @@ impl Line {
         }
     }
 
-    /// Adds a frame.
-    fn hear(&mut self, frame: &Frame) {
-        let samples = match &mut self.resampler {
-            Some(resampler) => {
-                self.samples.clear();
-                resampler.process(frame.samples(), &mut self.samples);
-                &self.samples
-            }
-            None => frame.samples(),
-        };
-        let sample_bytes = self.sends.sample_bytes();
-        let bytes = samples.len() * sample_bytes;
-        if self.audio.capacity() - self.audio.len() < bytes {
-            self.audio.reserve(bytes * FRAMES_AT_ONCE);
+    /// Sends what is whole.
+    fn pass_on(&mut self, connection: &mut Connection) {
+        while let Some(audio) = self.packets.whole() {
+            self.play(connection, audio);
         }
-        // at once: byte by byte it costs a multiple
-        let from = self.audio.len();
-        self.audio.resize(from + bytes, 0);
-        match self.sends.law {
-            Some(law) => {
-                for (byte, sample) in self.audio[from..].iter_mut().zip(samples) {
-                    *byte = law.encode_sample(*sample);
-                }
-            }
-            None => {
-                for (bytes, sample) in self.audio[from..].as_chunks_mut::<2>().0.iter_mut().zip(samples) {
-                    *bytes = sample.to_le_bytes();
-                }
-            }
-        }
-    }
-
-    /// A whole message, if there is one.
-    fn message(&mut self) -> Option<Bytes> {
-        let whole = self.sends.frame_bytes() * self.sends.frames;
-        (self.audio.len() >= whole).then(|| self.audio.split_to(whole).freeze())
-    }
-
-    /// What waits for more.
-    fn rest(&mut self) -> Option<Bytes> {
-        if self.audio.is_empty() {
-            return None;
-        }
-        if self.sends.padded {
-            let whole = self.sends.frame_bytes() * self.sends.frames;
-            let missing = whole.saturating_sub(self.audio.len());
-            self.audio.put_bytes(self.sends.silence(), missing);
-        }
-        Some(self.audio.split().freeze())
     }
 
     fn play(&mut self, connection: &mut Connection, audio: Bytes) {
@@ -325,18 +278,23 @@ impl Line {
     }
 
     fn keep(&mut self, audio: Bytes, most: usize) {
+        self.replayed += audio.len();
         self.replay.push_back(audio);
         self.trim(most);
     }
 
-    /// Keeps the newest `most` frames.
+    /// Keeps the newest `most` frames, in whole messages.
     fn trim(&mut self, most: usize) {
-        let most = most / self.sends.frames;
-        self.replay.drain(..self.replay.len().saturating_sub(most));
+        let most = most * self.packets.frame_bytes();
+        while self.replayed > most
+            && let Some(oldest) = self.replay.pop_front()
+        {
+            self.replayed -= oldest.len();
+        }
     }
 
     fn flush(&mut self, connection: &mut Connection) {
-        if let Some(audio) = self.rest() {
+        if let Some(audio) = self.packets.rest() {
             self.play(connection, audio);
         }
         if connection.ready {
@@ -434,9 +392,9 @@ impl Line {
     /// Sends what is left and collects what still comes; whoever waits for it has a limit.
     async fn finish(&mut self, mut connection: Connection) {
         while let Some(frame) = self.ends.audio.try_take() {
-            self.hear(&frame);
+            self.packets.push(&frame);
         }
-        while let Some(audio) = self.message().or_else(|| self.rest()) {
+        while let Some(audio) = self.packets.whole().or_else(|| self.packets.rest()) {
             self.play(&mut connection, audio);
         }
         let end = self.dialect.end();

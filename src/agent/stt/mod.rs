@@ -12,6 +12,7 @@ mod http;
 mod joiner;
 mod kept;
 mod line;
+mod packets;
 mod realtime;
 mod relay;
 mod scribe;
