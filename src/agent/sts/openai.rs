@@ -86,6 +86,7 @@ struct Event {
     response: Value,
     error: Value,
     usage: Value,
+    session: Value,
 }
 
 impl OpenAi {
@@ -149,7 +150,12 @@ impl OpenAi {
             "session.created" | "conversation.created" => told.extend(self.update.take().map(|session| {
                 Told::Send(Message::text(json!({"type": "session.update", "session": session}).to_string()))
             })),
-            "session.updated" if !std::mem::replace(&mut self.is_ready, true) => told.push(Told::Ready),
+            "session.updated" if !std::mem::replace(&mut self.is_ready, true) => {
+                told.push(match self.agree(&event.session) {
+                    Ok(()) => Told::Ready,
+                    Err(what) => Told::Fatal(Fatal { code: Some("agent.sts.format"), what, again: false }),
+                });
+            }
             "input_audio_buffer.speech_started" => {
                 self.speaking = true;
                 // the vendor cancels it by itself

@@ -229,6 +229,8 @@ fn share(text: &str, heard: Duration, length: Duration) -> &str {
 #[derive(Debug, Default)]
 pub struct Ordered {
     queue: VecDeque<(String, Option<String>)>,
+    /// Names of the words that were told last: some come twice.
+    told: VecDeque<String>,
     /// When the first words began to wait for others.
     since: Option<Instant>,
 }
@@ -244,10 +246,16 @@ impl Ordered {
 
     /// They have come (none: they will not); what may be told now, in order.
     pub fn came(&mut self, item: &str, text: String) -> Vec<String> {
+        if self.told.iter().any(|told| told == item) {
+            return Vec::new();
+        }
         let nothing_waits = self.queue.iter().all(|(_, words)| words.is_none());
         match self.queue.iter_mut().find(|(known, _)| known == item) {
             Some((_, words)) => *words = Some(text),
-            None if nothing_waits => return some(text).into_iter().collect(),
+            None if nothing_waits => {
+                self.note(item.to_owned());
+                return some(text).into_iter().collect();
+            }
             None => self.queue.push_back((item.to_owned(), Some(text))),
         }
         self.ready()
@@ -273,12 +281,26 @@ impl Ordered {
 
     fn ready(&mut self) -> Vec<String> {
         let mut texts = Vec::new();
-        while let Some((_, Some(_))) = self.queue.front() {
-            texts.extend(self.queue.pop_front().and_then(|(_, words)| some(words.unwrap_or_default())));
+        while let Some((item, words)) = self.queue.pop_front_if(|(_, words)| words.is_some()) {
+            texts.extend(words.and_then(some));
+            self.note(item);
         }
         let waits = self.queue.iter().any(|(_, words)| words.is_some());
         self.since = waits.then(|| self.since.unwrap_or_else(Instant::now));
         texts
+    }
+}
+
+impl Ordered {
+    /// The words of this name have been told; not all vendors give names.
+    fn note(&mut self, item: String) {
+        if item.is_empty() {
+            return;
+        }
+        if self.told.len() >= MAX_AWAITED {
+            self.told.pop_front();
+        }
+        self.told.push_back(item);
     }
 }
 
@@ -351,5 +373,8 @@ mod tests {
         assert!(!words.is_waiting());
         words.awaits("6".to_owned());
         assert!(words.came("6", " ".to_owned()).is_empty() && !words.is_waiting());
+        // once is enough, but for words without a name
+        assert!(words.came("3", "three".to_owned()).is_empty() && words.came("1", "one".to_owned()).is_empty());
+        assert_eq!([words.came("", "a".to_owned()), words.came("", "a".to_owned())], [["a"], ["a"]]);
     }
 }

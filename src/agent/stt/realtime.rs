@@ -41,6 +41,8 @@ pub struct Realtime {
     ending: bool,
     /// Utterances in the order in which they were spoken, and their texts, which come in any other.
     awaited: VecDeque<(String, Option<String>)>,
+    /// Those whose texts were told last: some come twice.
+    told: VecDeque<String>,
     partial: (String, String),
 }
 
@@ -78,6 +80,7 @@ impl Realtime {
             uncommitted: 0,
             ending: false,
             awaited: VecDeque::new(),
+            told: VecDeque::new(),
             partial: <_>::default(),
         }
     }
@@ -164,6 +167,9 @@ impl Realtime {
     }
 
     fn more(&mut self, item: String, delta: &str) -> Vec<Read> {
+        if self.told.contains(&item) {
+            return Vec::new();
+        }
         if self.partial.0 != item {
             self.partial = (item, String::new());
         }
@@ -175,14 +181,20 @@ impl Realtime {
 
     /// The text of an utterance; those that were spoken before it are told first.
     fn came(&mut self, item: String, text: String) -> Vec<Read> {
+        if self.told.contains(&item) {
+            return Vec::new();
+        }
         match self.awaited.iter_mut().find(|(known, _)| *known == item) {
             Some((_, known)) => *known = Some(text),
             None => self.awaited.push_back((item, Some(text))),
         }
         let mut reads = Vec::new();
-        while let Some((_, Some(text))) = self.awaited.front() {
-            reads.extend(Read::piece(text));
-            self.awaited.pop_front();
+        while let Some((item, Some(text))) = self.awaited.pop_front_if(|(_, text)| text.is_some()) {
+            reads.extend(Read::piece(&text));
+            if self.told.len() >= MAX_AWAITED {
+                self.told.pop_front();
+            }
+            self.told.push_back(item);
         }
         if self.ending && self.awaited.is_empty() {
             reads.push(Read::Done);
@@ -228,6 +240,7 @@ impl Dialect for Realtime {
     fn open(&mut self) -> Vec<Message> {
         (self.is_ready, self.uncommitted, self.ending) = (false, 0, false);
         self.awaited.clear();
+        self.told.clear();
         self.partial = <_>::default();
         self.wide = self.refused.then(|| Resampler::new(self.sends.rate.hz(), Rate::R24K.hz()));
         vec![self.update()]

@@ -56,9 +56,9 @@ pub trait Dialect: std::fmt::Debug + Send {
     /// What a text means.
     fn read(&mut self, text: &str) -> Vec<Part>;
 
-    /// What a binary message means.
-    fn audio(&mut self, audio: Bytes) -> Vec<Part> {
-        vec![Part::Audio(audio)]
+    /// What a binary message means; to those who send audio in texts it means nothing.
+    fn audio(&mut self, _audio: Bytes) -> Vec<Part> {
+        Vec::new()
     }
 
     /// Whether a close with this code is for good.

@@ -108,9 +108,13 @@ impl ElevenLabs {
         let mut parts = Vec::new();
         let begin = Duration::from_secs_f64(self.bytes as f64 / 2.0 / f64::from(self.rate));
         let words = said.alignment.as_ref().map_or_else(Vec::new, |alignment| self.words(alignment, begin));
-        if let Some(Ok(audio)) = said.audio.as_deref().map(|audio| BASE64_STANDARD.decode(audio)) {
-            self.bytes += audio.len();
-            parts.push(Part::Audio(audio.into()));
+        match said.audio.as_deref().map(|audio| BASE64_STANDARD.decode(audio)) {
+            Some(Ok(audio)) => {
+                self.bytes += audio.len();
+                parts.push(Part::Audio(audio.into()));
+            }
+            Some(Err(_)) => return vec![Part::Error("it sent audio that is no base64".to_owned())],
+            None => {}
         }
         if !words.is_empty() {
             parts.push(Part::Words(words));

@@ -27,6 +27,8 @@ pub struct Service {
 #[derive(Debug)]
 pub struct Speech {
     response: Option<reqwest::Response>,
+    /// What has come so far, until it is enough to tell what it is.
+    head: Option<Vec<u8>>,
     pcm: Pcm,
     timeout: Duration,
     health: Health,
@@ -54,17 +56,19 @@ impl Service {
 
 impl Speech {
     pub const fn new(response: reqwest::Response, pcm: Pcm, timeout: Duration, health: Health) -> Self {
-        Self { response: Some(response), pcm, timeout, health }
+        Self { response: Some(response), head: Some(Vec::new()), pcm, timeout, health }
     }
 
     pub async fn next(&mut self) -> Result<Option<Vec<i16>>, Failure> {
         while let Some(response) = &mut self.response {
             let samples = match tokio::time::timeout(self.timeout, response.chunk()).await {
-                Ok(Ok(Some(chunk))) => self.pcm.push(&chunk),
+                Ok(Ok(Some(chunk))) => self.push(&chunk)?,
                 Ok(Ok(None)) => {
                     self.response = None;
                     self.health.fine();
-                    self.pcm.finish()
+                    let mut samples = self.head.take().map_or_else(Vec::new, |head| self.pcm.push(&head));
+                    samples.extend(self.pcm.finish());
+                    samples
                 }
                 Ok(Err(error)) => {
                     self.response = None;
@@ -82,5 +86,66 @@ impl Speech {
             }
         }
         Ok(None)
+    }
+
+    /// More of the answer. What is no audio would be a noise in the caller's ear.
+    fn push(&mut self, chunk: &[u8]) -> Result<Vec<i16>, Failure> {
+        let Some(head) = &mut self.head else { return Ok(self.pcm.push(chunk)) };
+        head.extend_from_slice(chunk);
+        if head.len() < TELLING {
+            return Ok(Vec::new());
+        }
+        let head = self.head.take().unwrap_or_default();
+        let Some(kind) = foreign(&head) else { return Ok(self.pcm.push(&head)) };
+        self.response = None;
+        let what = format_args!("it sends {kind} in place of samples (s16le) or WAV");
+        Err(Failure::Once(fault("agent.tts.failed", NAME, what)))
+    }
+}
+
+/// So many bytes tell what an answer is.
+const TELLING: usize = 24;
+
+/// What begins with `head`, if that is certainly neither samples nor WAV.
+fn foreign(head: &[u8]) -> Option<&'static str> {
+    let known: [(&[u8], &str); 5] =
+        [(b"ID3", "MP3"), (b"OggS", "Ogg"), (b"fLaC", "FLAC"), (b"\x1aE\xdf\xa3", "WebM"), (b"RIFF", "")];
+    match known.iter().find(|(magic, _)| head.starts_with(magic)) {
+        Some((_, "")) => None,
+        Some((_, kind)) => Some(kind),
+        // no speech stays within these for so long
+        None if head.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n')) => Some("text"),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_audio_is_known_by_its_beginning() {
+        for (head, kind) in [
+            (&b"ID3\x04\0\0\0\0"[..], Some("MP3")),
+            (b"OggS\0\x02", Some("Ogg")),
+            (b"<!DOCTYPE html><html lang", Some("text")),
+            (b"{\"error\":\"no such voice\"", Some("text")),
+            (b"RIFF\x24\0\0\0WAVEfmt ", None),
+            // silence, and what is almost silent
+            (&[0; 24], None),
+            (b"\xff\xff\xfe\xff\x01\0\x02\0", None),
+        ] {
+            assert_eq!(foreign(head), kind, "{}", head.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn quiet_samples_are_never_taken_for_something_else(samples in prop::collection::vec(-1_000i16..1_000, 12)) {
+            let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+            prop_assert_eq!(foreign(&bytes), None);
+        }
     }
 }

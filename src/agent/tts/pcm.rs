@@ -39,16 +39,20 @@ impl Pcm {
         // a rate that no service has is a broken header
         let claimed = self.stripper.format().map(|format| format.rate).filter(|rate| (4_000..=192_000).contains(rate));
         let from = claimed.unwrap_or(self.from);
-        if from == self.to.hz() {
-            return std::mem::take(&mut self.stripped);
-        }
         let mut out = Vec::new();
-        if !matches!(&self.resampler, Some((rate, _)) if *rate == from) {
-            self.resampler = Some((from, Resampler::new(from, self.to.hz())));
+        if self.stripped.is_empty() {
+            // its rate may not be known yet
+            return out;
         }
-        if let Some((_, resampler)) = &mut self.resampler {
-            resampler.process(&self.stripped, &mut out);
+        if let Some((_, mut last)) = self.resampler.take_if(|(rate, _)| *rate != from) {
+            last.finish(&mut out);
         }
+        if from == self.to.hz() {
+            out.append(&mut self.stripped);
+            return out;
+        }
+        let (_, resampler) = self.resampler.get_or_insert_with(|| (from, Resampler::new(from, self.to.hz())));
+        resampler.process(&self.stripped, &mut out);
         self.stripped.clear();
         out
     }

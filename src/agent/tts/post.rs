@@ -50,8 +50,12 @@ impl Service {
             timeout,
         };
         let response = post.send(&self.health).await?;
-        let is_json = |value: &HeaderValue| value.to_str().is_ok_and(|kind| kind.starts_with("application/json"));
-        if response.headers().get("content-type").is_some_and(is_json) {
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if let Some(coding) = coded(kind) {
+            let what = format_args!("it sends {coding}, though samples were asked for (response_format \"pcm\")");
+            return Err(Failure::Once(post.fault(CODES.failed, &what)));
+        }
+        if kind.starts_with("application/json") {
             let words = error_body(response).await;
             return Err(Failure::Once(
                 post.fault(CODES.failed, &format_args!("it answered with no audio: \"{words}\"")),
@@ -96,6 +100,14 @@ impl Service {
     fn number(&self, name: &str) -> Option<Value> {
         number(self.named.option(name)?)
     }
+}
+
+/// What a content type says that would have to be decoded. Types are not to be trusted further: Piper's server calls WAV `text/html`.
+fn coded(content_type: &str) -> Option<&'static str> {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    ["audio/mpeg", "audio/mp3", "audio/ogg", "audio/opus", "audio/aac", "audio/flac", "audio/webm"]
+        .into_iter()
+        .find(|coded| *coded == kind)
 }
 
 /// A number as JSON has it.

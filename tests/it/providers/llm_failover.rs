@@ -18,12 +18,12 @@ use crate::support::{
 };
 
 /// A cascade with two models.
-struct Talk {
-    bench: Bench,
+pub struct Talk {
+    pub bench: Bench,
     ctx: Context,
-    first: Model,
-    second: Model,
-    replaced: Vec<Replaced>,
+    pub first: Model,
+    pub second: Model,
+    pub replaced: Vec<Replaced>,
 }
 
 impl Talk {
@@ -32,18 +32,35 @@ impl Talk {
     }
 
     async fn with(config: Config) -> Self {
+        Self::of("openai", config).await
+    }
+
+    /// The first is this vendor's.
+    pub async fn of(vendor: &'static str, config: Config) -> Self {
         let (bench, ctx) = (Bench::start(config.clone(), None).await, context(config, Rate::R8K));
-        let (first, second) = (Model::start("openai").await, Model::start("openai").await);
+        let (first, second) = (Model::start(vendor).await, Model::start("openai").await);
         let mut talk = Self { bench, ctx, first, second, replaced: Vec::new() };
         let first = talk.first.service("");
         talk.call(first);
         talk
     }
 
-    fn call(&mut self, first: hark::agent::Service) {
+    /// Another call of the same process.
+    pub fn call(&mut self, first: hark::agent::Service) {
+        let second = self.second.service("");
+        self.call_with(vec![first, second]);
+    }
+
+    /// The same with the first alone.
+    pub fn call_alone(&mut self) {
+        let first = self.first.service("");
+        self.call_with(vec![first]);
+    }
+
+    fn call_with(&mut self, models: Vec<hark::agent::Service>) {
         let services = Services {
             asr: self.bench.asr.url.clone().into(),
-            llm: Chain::new(vec![first, self.second.service("")]).unwrap(),
+            llm: Chain::new(models).unwrap(),
             tts: self.bench.tts.url.clone().into(),
             greeting: None,
         };
@@ -51,12 +68,12 @@ impl Talk {
     }
 
     /// The caller presses a key, which is a turn of theirs.
-    fn press(&mut self, key: char) {
+    pub fn press(&mut self, key: char) {
         self.bench.send(AgentInput::Dtmf(Digit::try_from(key).unwrap()));
     }
 
     /// The next sentence that is asked for and heard.
-    async fn sentence(&mut self) -> Option<String> {
+    pub async fn sentence(&mut self) -> Option<String> {
         let bench = &mut self.bench;
         let mut text = None;
         loop {
@@ -80,7 +97,8 @@ impl Talk {
         }
     }
 
-    async fn spoken(&mut self) -> Vec<String> {
+    /// The sentences that are spoken until the turn is over.
+    pub async fn spoken(&mut self) -> Vec<String> {
         let mut texts = Vec::new();
         while let Some(text) = self.sentence().await {
             texts.push(text);

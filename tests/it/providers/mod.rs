@@ -4,17 +4,21 @@
 mod engines;
 mod gateway;
 mod llm_failover;
+mod llm_matrix;
 mod model_server;
 mod sdk;
 mod sts_calls;
 mod sts_faults;
+mod sts_matrix;
 mod sts_sdk;
 mod sts_vendors;
 mod stt_failover;
 mod stt_faults;
+mod stt_matrix;
 mod stt_vendors;
 mod tts_failover;
 mod tts_faults;
+mod tts_matrix;
 mod tts_vendors;
 mod utterances;
 
@@ -210,6 +214,31 @@ impl Peer {
 
     pub async fn send(&mut self, message: Message) {
         soon("a message to be taken", self.socket.send(message)).await.unwrap();
+    }
+
+    /// A text cut wherever it can be: a frame for each of its bytes, inside of characters too, and reads that end within frames.
+    pub async fn crumbs(&mut self, message: &Value) {
+        let text = message.to_string();
+        let frames: Vec<u8> = text
+            .bytes()
+            .enumerate()
+            .flat_map(|(at, byte)| {
+                let (last, first) = (at + 1 == text.len(), at == 0);
+                [(u8::from(last) << 7) | u8::from(first), 1, byte]
+            })
+            .collect();
+        for piece in frames.chunks(7) {
+            soon("bytes to be taken", self.socket.get_mut().write_all(piece)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Messages at once.
+    pub async fn burst(&mut self, messages: impl IntoIterator<Item = Message>) {
+        for message in messages {
+            soon("a message to be taken", self.socket.feed(message)).await.unwrap();
+        }
+        soon("messages to be taken", self.socket.flush()).await.unwrap();
     }
 
     /// Something that no client knows yet.

@@ -24,9 +24,9 @@ use crate::support::{
     cascade::context,
 };
 
-const LEVEL: i16 = 7_932;
+pub const LEVEL: i16 = 7_932;
 
-async fn started(vendor: Vendor, change: impl FnOnce(&mut Config)) -> (AgentCall<Line>, Fake) {
+pub async fn started(vendor: Vendor, change: impl FnOnce(&mut Config)) -> (AgentCall<Line>, Fake) {
     let fake = Fake::start().await;
     let mut settings = config();
     change(&mut settings);
@@ -37,11 +37,11 @@ async fn started(vendor: Vendor, change: impl FnOnce(&mut Config)) -> (AgentCall
 }
 
 /// A session that is set up.
-async fn begun(vendor: Vendor, call: &mut AgentCall<Line>, fake: &Fake) -> Session {
+pub async fn begun(vendor: Vendor, call: &mut AgentCall<Line>, fake: &Fake) -> Session {
     call.during(Session::begin(vendor, fake)).await.0
 }
 
-fn failed(call: &AgentCall<Line>) -> Fault {
+pub fn failed(call: &AgentCall<Line>) -> Fault {
     let fault = call.events.iter().find_map(|event| match event {
         AgentEvent::Failed(fault) => Some(fault.clone()),
         _ => None,
@@ -52,7 +52,7 @@ fn failed(call: &AgentCall<Line>) -> Fault {
 }
 
 /// The vendor answers and is heard.
-async fn answers(call: &mut AgentCall<Line>, session: &mut Session, before: usize) {
+pub async fn answers(call: &mut AgentCall<Line>, session: &mut Session, before: usize) {
     let audio = session.vendor.speech(LEVEL, 200);
     call.during(session.answer("Still here.", &audio)).await;
     call.until(|call| call.heard() >= before + 1_500).await;

@@ -42,6 +42,8 @@ pub struct Session {
     pieces: u32,
     /// All messages of JSON: `client` or `server`, and what it said.
     pub log: Vec<(&'static str, Value)>,
+    /// Texts are cut wherever they can be.
+    pub crumbs: bool,
 }
 
 impl Vendor {
@@ -122,7 +124,7 @@ impl Vendor {
     }
 
     /// What comes before the WebSocket.
-    async fn ask(self, fake: &Fake) -> Value {
+    pub async fn ask(self, fake: &Fake) -> Value {
         let mut asked = Value::Null;
         let address = &fake.address;
         match self {
@@ -171,7 +173,7 @@ impl Session {
         let asked = vendor.ask(fake).await;
         let peer = fake.accept_slowly().await;
         vendor.check(&peer);
-        Self { vendor, peer, asked, turns: 0, pieces: 0, log: Vec::new() }
+        Self { vendor, peer, asked, turns: 0, pieces: 0, log: Vec::new(), crumbs: false }
     }
 
     /// The client's next message.
@@ -382,8 +384,7 @@ impl Session {
             }
             Deepgram | Ultravox => return self.peer.send(Message::binary(audio.to_vec())).await,
             Gemini => {
-                let blob = json!({"mimeType": "audio/pcm;rate=24000", "data": data});
-                let message = json!({"serverContent": {"modelTurn": {"parts": [{"inlineData": blob}]}}});
+                let message = self.spoken(&data);
                 self.log.push(("server", message.clone()));
                 // as the real one does
                 return self.peer.send(Message::binary(message.to_string().into_bytes())).await;
@@ -391,6 +392,43 @@ impl Session {
             ElevenLabs => json!({"type": "audio", "audio_event": {"audio_base_64": data, "event_id": self.pieces}}),
         };
         self.say(&[message]).await;
+    }
+
+    /// Gemini's message of speech.
+    fn spoken(&self, data: &str) -> Value {
+        let blob = json!({"mimeType": "audio/pcm;rate=24000", "data": data});
+        json!({"serverContent": {"modelTurn": {"parts": [{"inlineData": blob}]}}})
+    }
+
+    /// Speech that is no base64; `None` where speech comes in bytes.
+    pub fn no_base64(&self) -> Option<Value> {
+        let (response, item) = self.names();
+        match self.vendor {
+            OpenAi | Azure | Xai => {
+                let kind = self.name("response.output_audio.delta", "response.audio.delta");
+                Some(
+                    json!({"type": kind, "response_id": response, "item_id": item, "output_index": 0, "content_index": 0, "delta": "*!no"}),
+                )
+            }
+            Deepgram | Ultravox => None,
+            Gemini => Some(self.spoken("*!no")),
+            ElevenLabs => {
+                Some(json!({"type": "audio", "audio_event": {"audio_base_64": "*!no", "event_id": self.pieces}}))
+            }
+        }
+    }
+
+    /// An error in the vendor's words, with the key in it; `None` where closes are all there is.
+    pub fn error(&self) -> Option<Value> {
+        let what = format!("no luck with {KEY}");
+        match self.vendor {
+            OpenAi | Azure | Xai => Some(
+                json!({"type": "error", "error": {"type": "invalid_request_error", "code": "odd", "message": what, "param": null}}),
+            ),
+            Deepgram => Some(json!({"type": "Error", "code": "ODD", "description": what})),
+            ElevenLabs => Some(json!({"type": "client_error", "message": what, "code": 7})),
+            Gemini | Ultravox => None,
+        }
     }
 
     /// Words of the answer.
@@ -517,7 +555,11 @@ impl Session {
                 message["event_id"] = json!("event_1");
             }
             self.log.push(("server", message.clone()));
-            self.peer.say(&message).await;
+            if self.crumbs {
+                self.peer.crumbs(&message).await;
+            } else {
+                self.peer.say(&message).await;
+            }
         }
     }
 }

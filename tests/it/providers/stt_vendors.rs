@@ -276,6 +276,15 @@ impl Vendor {
 
     /// Checks the handshake and takes the session up to where audio may come.
     pub async fn begin(&self, peer: &mut Peer) {
+        self.greeted(peer).await;
+        if let Some(ready) = self.ready {
+            peer.say(&serde_json::from_str(ready).unwrap()).await;
+        }
+        peer.novelty().await;
+    }
+
+    /// Checks the handshake and what is said first.
+    pub async fn greeted(&self, peer: &mut Peer) {
         assert_eq!(peer.path, self.path);
         let mut query: Vec<_> = peer.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let mut expected = self.query.to_vec();
@@ -292,10 +301,6 @@ impl Vendor {
                 other => panic!("{other:?} comes first"),
             }
         }
-        if let Some(ready) = self.ready {
-            peer.say(&serde_json::from_str(ready).unwrap()).await;
-        }
-        peer.novelty().await;
     }
 
     pub async fn tell(&self, peer: &mut Peer, messages: Vec<Value>) {

@@ -23,16 +23,19 @@ use crate::support::{
 const SENTENCE: &str = "Your appointment is on Thursday at nine.";
 
 /// A cascade with a vendor's voice and, if that fails, a connector's.
-struct Talk {
-    bench: Bench,
+pub struct Talk {
+    pub bench: Bench,
     ctx: Context,
-    first: Fake,
+    pub first: Fake,
     vendor: Vendor,
 }
 
 impl Talk {
     async fn start(vendor: Vendor) -> Self {
-        let config = Config { failover_after_ms: 300, ..config() };
+        Self::with(vendor, Config { failover_after_ms: 300, ..config() }).await
+    }
+
+    pub async fn with(vendor: Vendor, config: Config) -> Self {
         let (bench, ctx) = (Bench::start(config.clone(), None).await, context(config, Rate::R8K));
         let mut talk = Self { bench, ctx, first: Fake::start().await, vendor };
         let first = talk.vendor.at(&talk.first.address);
@@ -40,7 +43,8 @@ impl Talk {
         talk
     }
 
-    fn call(&mut self, first: &str) {
+    /// Another call of the same process.
+    pub fn call(&mut self, first: &str) {
         let services = Services {
             asr: self.bench.asr.url.clone().into(),
             llm: self.bench.llm.url.clone().into(),
@@ -50,18 +54,18 @@ impl Talk {
         self.bench.cascade = Cascade::start(self.ctx.clone(), services);
     }
 
-    fn say(&mut self, text: &str) {
+    pub fn say(&mut self, text: &str) {
         self.bench.send(AgentInput::Say(Say { text: text.to_owned(), protect: false }));
     }
 
-    async fn first(&self) -> Peer {
+    pub async fn first(&self) -> Peer {
         let mut peer = self.first.accept().await;
         self.vendor.begin(&mut peer).await;
         peer
     }
 
     /// The samples of the next utterance, and who was replaced meanwhile.
-    async fn heard(&mut self) -> (Vec<i16>, Vec<Replaced>) {
+    pub async fn heard(&mut self) -> (Vec<i16>, Vec<Replaced>) {
         let (mut samples, mut replaced) = (Vec::new(), Vec::new());
         loop {
             match self.bench.event().await.expect("an utterance") {
@@ -78,7 +82,7 @@ impl Talk {
     }
 
     /// The connector is asked for `text` and speaks so many samples of two.
-    async fn second(&mut self, text: &str, samples: usize) {
+    pub async fn second(&mut self, text: &str, samples: usize) {
         let mut request = self.bench.tts.request().await;
         assert_eq!(request.json().await["text"], text);
         request.answer(&[&[2, 0].repeat(samples)]).await;

@@ -313,7 +313,8 @@ impl Conductor {
 
     fn push(&mut self, event: AgentEvent) {
         if self.pending.len() >= PENDING {
-            self.pending.pop_front();
+            // what may still change is missed least
+            self.pending.remove(self.pending.iter().position(may_change).unwrap_or(0));
             self.lost += 1;
             if self.lost == 1 {
                 tracing::warn!("events of the agent are not taken fast enough; the oldest are dropped");
@@ -321,6 +322,10 @@ impl Conductor {
         }
         self.pending.push_back(event);
     }
+}
+
+const fn may_change(event: &AgentEvent) -> bool {
+    matches!(event, AgentEvent::Transcript { is_final: false, .. })
 }
 
 async fn at(time: Option<Instant>) {

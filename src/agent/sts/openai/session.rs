@@ -12,9 +12,24 @@ use crate::{
             dialect::{Past, Setup},
             number,
         },
+        websocket::escaped,
     },
-    audio::g711::Law,
+    audio::{Rate, g711::Law},
 };
+
+/// What all of its dialects call it; a rate that is not told is the one that was asked for, or the usual one.
+fn coding(name: &str, rate: &Value, asked: Coding) -> Option<Coding> {
+    match name {
+        "audio/pcmu" | "g711_ulaw" => Some(Coding::g711(Law::Ulaw)),
+        "audio/pcma" | "g711_alaw" => Some(Coding::g711(Law::Alaw)),
+        "audio/pcm" | "pcm16" => match rate.as_u64() {
+            None if asked.law.is_none() => Some(asked),
+            None => Some(Coding::linear(Rate::R24K)),
+            Some(rate) => Some(Coding::linear(Rate::try_from(u32::try_from(rate).ok()?).ok()?)),
+        },
+        _ => None,
+    }
+}
 
 impl OpenAi {
     fn format(&self) -> Value {
@@ -27,6 +42,30 @@ impl OpenAi {
             (_, Some(Law::Alaw)) => json!({"type": "audio/pcma"}),
             (_, None) => json!({"type": "audio/pcm", "rate": rate.hz()}),
         }
+    }
+
+    /// Takes the formats that the session has: those that were asked for, unless the server knows better.
+    pub(super) fn agree(&mut self, session: &Value) -> Result<(), String> {
+        for (direction, current, beta) in [
+            ("hears", &session["audio"]["input"]["format"], "input_audio_format"),
+            ("speaks", &session["audio"]["output"]["format"], "output_audio_format"),
+        ] {
+            let told = if current.is_null() { &session[beta] } else { current };
+            let Some(name) = told.as_str().or_else(|| told["type"].as_str()) else { continue };
+            let asked = if direction == "hears" { self.formats.up } else { self.formats.down };
+            let Some(coding) = coding(name, &told["rate"], asked) else {
+                return Err(format!(
+                    "its session {direction} {:?}, which is not understood: set option format",
+                    escaped(name)
+                ));
+            };
+            if direction == "hears" {
+                self.formats.up = coding;
+            } else {
+                self.formats.down = coding;
+            }
+        }
+        Ok(())
     }
 
     /// When the caller has finished, and how they interrupt.
