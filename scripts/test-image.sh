@@ -36,6 +36,9 @@ if [ -z "${HARK_IMAGE_WORK:-}" ]; then
     mv "$base.part" "$base"
   fi
   exec 9>&-
+  HARK_IMAGE_MODELS=$cache/models
+  [ -d "$HARK_IMAGE_MODELS/moonshine-voice-0.0.73" ] || HARK_IMAGE_MODELS=
+  export HARK_IMAGE_MODELS
   # a mount namespace: what is mounted below goes with it
   HARK_IMAGE_BASE=$base "${enter[@]}" unshare --mount --propagation private "$0" "$hark"
   exit
@@ -135,7 +138,7 @@ start() {
   runner=$!
   until is_healthy; do
     kill -0 $runner 2>/dev/null || fail "it ended at once"
-    [ $((SECONDS - started)) -lt 10 ] || fail "not healthy within 10 s"
+    [ $((SECONDS - started)) -lt "${patience:-10}" ] || fail "not healthy within ${patience:-10} s"
     sleep 0.1
   done
   pid=$(pgrep -P $runner)
@@ -181,5 +184,24 @@ wait $caller || true
 grep -q 'reason="\?shutdown\|shutdown' "$log" || fail "the call was not ended by the stop"
 cat "$work/call"
 ok "SIGTERM in a call: over within docker's 10 s, exit code 0"
+
+# the embedded agent, with models mounted as compose.yaml says
+for program in flite espeak-ng; do inside -- sh -c "command -v $program" >/dev/null || fail "$program is not in the image"; done
+if [ -z "$HARK_IMAGE_MODELS" ]; then
+  echo "image: NOT TESTED: the embedded agent's voice (no models: scripts/get-models.sh)" >&2
+  exit 0
+fi
+inside -- test -w /var/lib/hark/models || fail "models cannot be installed into /var/lib/hark/models"
+mount --bind "$HARK_IMAGE_MODELS" "$root/var/lib/hark/models"
+mount -o remount,bind,ro "$root/var/lib/hark/models" || true
+inside -- hark models verify >"$work/call" 2>&1 || { cat "$work/call" >&2; fail "the models in a mounted directory are not well"; }
+patience=60 # opening models is work
+start PORT=5001
+grep -q 'the embedded agent converses, with Piper as its voice' "$log" || { cat "$log" >&2; fail "it does not converse with mounted models"; }
+inside -- hark call --seconds 6 127.0.0.1:5001 >"$work/call" 2>&1 || true
+grep -q 'agent *begins to speak' "$work/call" || { cat "$work/call" >&2; fail "the embedded voice is not heard"; }
+! grep -q 'cannot say a text' "$log" || fail "flite spoke in the place of the embedded voice"
+stop 10
+ok "with models mounted the embedded agent converses, in its own voice"
 INNER
 ok "all"

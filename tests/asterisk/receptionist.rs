@@ -1,10 +1,10 @@
 //! The embedded agent on a real Asterisk: a recorded person speaks into a telephone, and what that telephone heard is recognised again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use hark::agent::embedded::{Config as Settings, Engine, models};
-use hark::audio::resample::Resampler;
+use hark::agent::embedded::{Config as Settings, Engine};
+use hark::audio::Rate;
 use hark::config::Config;
 use tokio::runtime::Handle;
 
@@ -12,36 +12,13 @@ use crate::ari::World;
 use crate::calls::operator_answers;
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, SECRET};
+use crate::support::models::installed;
+pub use crate::support::models::prompt;
 use crate::support::phone::{Call, State};
 use crate::support::receiver::Receiver;
 use crate::support::rtp::Rtp;
 
 const SECOND: usize = 8_000;
-
-fn cache() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    cache.expect("HOME or XDG_CACHE_HOME is set").join("hark")
-}
-
-fn installed() -> Option<PathBuf> {
-    let dir = cache().join("models");
-    if models::are_installed(&dir) {
-        return Some(dir);
-    }
-    eprintln!(
-        "LEFT OUT: no conversation through Asterisk, the models are not in {} (scripts/get-models.sh)",
-        dir.display()
-    );
-    None
-}
-
-/// A prompt of Asterisk's, spoken by a person.
-pub fn prompt(name: &str) -> Vec<i16> {
-    let path = cache().join(format!("speech/en_US_f_Allison/{name}.wav"));
-    let wav = hound::WavReader::open(&path).expect("scripts/get-speech.sh has been run");
-    wav.into_samples().map(|sample| sample.expect("a sample")).collect()
-}
 
 async fn gateway(models: &Path, change: impl FnOnce(&mut Config)) -> Hark {
     Hark::with(Receiver::strict(SECRET).await, |config| {
@@ -64,11 +41,7 @@ pub async fn answer(call: &Call, from: usize) -> Vec<i16> {
 }
 
 async fn words(engine: &Engine, samples: &[i16]) -> String {
-    let mut resampler = Resampler::new(8_000, 16_000);
-    let mut out = Vec::new();
-    resampler.process(samples, &mut out);
-    resampler.finish(&mut out);
-    engine.recognise(out).await.expect("it is recognised").to_lowercase()
+    engine.recognise(samples.to_vec(), Rate::R8K).await.expect("it is recognised").to_lowercase()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,61 +1,25 @@
 //! The embedded agent with its real models: hears recorded people, speaks, and holds a whole conversation.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use hark::{
-    agent::embedded::{Config as Settings, Engine, Refused, models},
-    audio::{Rate, resample::Resampler, wav},
+    agent::embedded::{Config as Settings, Engine, Refused, Voice, models},
+    audio::Rate,
     call::CallId,
     cli::phone::{self, Codec, Options, Step},
 };
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::runtime::Handle;
 use url::Url;
 use uuid::Uuid;
 
-use crate::support::{gateway::Gateway, receiver::Receiver};
-
-fn cache() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    cache.expect("HOME or XDG_CACHE_HOME is set").join("hark")
-}
-
-/// Where `make test` puts the models, if it could fetch them.
-fn installed() -> Option<PathBuf> {
-    let dir = cache().join("models");
-    if models::are_installed(&dir) {
-        return Some(dir);
-    }
-    eprintln!(
-        "LEFT OUT: the embedded agent is not tested, its models are not in {} (scripts/setup.sh test)",
-        dir.display()
-    );
-    None
-}
+pub use crate::support::models::prompt;
+use crate::support::{gateway::Gateway, models::installed, receiver::Receiver};
 
 async fn engine(dir: &Path) -> Engine {
     let settings = Settings { threads: 1, ..Settings::default() };
     Engine::start(dir, &settings, "flite", Handle::current()).await.unwrap()
-}
-
-/// A prompt of Asterisk's, spoken by a person, at 8 kHz.
-pub fn prompt(name: &str) -> Vec<i16> {
-    let path = cache().join(format!("speech/en_US_f_Allison/{name}.wav"));
-    let (rate, samples) = wav::read(&std::fs::read(&path).unwrap()).unwrap();
-    assert_eq!(rate, 8_000, "{}", path.display());
-    samples
-}
-
-fn at(samples: &[i16], from: u32, to: u32) -> Vec<i16> {
-    let mut resampler = Resampler::new(from, to);
-    let mut out = Vec::new();
-    resampler.process(samples, &mut out);
-    resampler.finish(&mut out);
-    out
 }
 
 pub fn words(text: &str) -> Vec<String> {
@@ -104,7 +68,7 @@ async fn recorded_people_are_understood() {
     let engine = engine(&dir).await;
     let (mut wrong, mut all) = (0, 0);
     for (name, text) in PROMPTS {
-        let heard = engine.recognise(at(&prompt(name), 8_000, 16_000)).await.unwrap();
+        let heard = engine.recognise(prompt(name), Rate::R8K).await.unwrap();
         let expected = words(text);
         let errors = errors(&expected, &words(&heard));
         println!("{name:20} {errors} of {:2}: {heard}", expected.len());
@@ -120,11 +84,11 @@ async fn recorded_people_are_understood() {
 async fn silence_noise_and_scraps_are_survived() {
     let Some(dir) = installed() else { return };
     let engine = engine(&dir).await;
-    assert_eq!(engine.recognise(Vec::new()).await.unwrap(), "");
-    assert_eq!(engine.recognise(vec![100; 1_000]).await.unwrap(), "");
+    assert_eq!(engine.recognise(Vec::new(), Rate::R16K).await.unwrap(), "");
+    assert_eq!(engine.recognise(vec![100; 1_000], Rate::R16K).await.unwrap(), "");
     let noise: Vec<i16> = (0..48_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 20) as i16 - 2_048).collect();
     for samples in [vec![0; 1_600], vec![0; 48_000], noise, vec![i16::MAX; 20_000]] {
-        let heard = engine.recognise(samples).await.unwrap();
+        let heard = engine.recognise(samples, Rate::R16K).await.unwrap();
         assert!(heard.len() < 400, "{heard}");
     }
 }
@@ -148,7 +112,7 @@ async fn what_the_voice_says_is_understood() {
         }
         let loudest = samples.iter().map(|sample| sample.unsigned_abs()).max().unwrap();
         assert!((8_000..32_000).contains(&loudest), "{loudest}");
-        let heard = engine.recognise(at(&samples, 8_000, 16_000)).await.unwrap();
+        let heard = engine.recognise(samples.clone(), Rate::R8K).await.unwrap();
         let expected = words(text);
         wrong += errors(&expected, &words(&heard));
         all += expected.len();
@@ -176,7 +140,20 @@ const SCRIPT: &str = r#"
 struct Conversation {
     events: Vec<Value>,
     report: phone::Report,
+    /// Numbers of `/metrics`, when the call was over.
+    metrics: Vec<(&'static str, u64)>,
 }
+
+const NUMBERS: [&str; 8] = [
+    "hark_embedded_done_total{work=\"recognition\"}",
+    "hark_embedded_audio_seconds_total{work=\"recognition\"}",
+    "hark_embedded_done_total{work=\"synthesis\"}",
+    "hark_embedded_threads",
+    "hark_embedded_calls_limit",
+    "hark_embedded_calls",
+    "hark_embedded_waiting",
+    "hark_embedded_failed_total{work=\"recognition\"}",
+];
 
 /// A call in which a recorded person says these things, one after the other, each when the agent has answered.
 async fn converse(dir: &Path, says: &[&str], script: Option<&Path>) -> Conversation {
@@ -209,7 +186,12 @@ async fn converse(dir: &Path, says: &[&str], script: Option<&Path>) -> Conversat
         let seen = receiver.wait_for(events.len() + 1).await;
         events = seen.iter().map(|request| request.json()).collect();
     }
-    Conversation { events, report }
+    gateway.until("hark_embedded_calls", 0).await;
+    let mut metrics = Vec::new();
+    for name in NUMBERS {
+        metrics.push((name, gateway.metric(name).await));
+    }
+    Conversation { events, report, metrics }
 }
 
 fn transcripts(events: &[Value]) -> Vec<String> {
@@ -227,7 +209,7 @@ async fn a_recorded_person_has_a_conversation() {
     let data = tempfile::tempdir().unwrap();
     let script = data.path().join("script.toml");
     std::fs::write(&script, SCRIPT).unwrap();
-    let Conversation { events, report } = converse(&dir, &["vm-sorry", "vm-goodbye"], Some(&script)).await;
+    let Conversation { events, report, metrics } = converse(&dir, &["vm-sorry", "vm-goodbye"], Some(&script)).await;
     let said = transcripts(&events);
     println!("{said:#?}");
     assert_eq!(said[0], "agent: Hello, this is the receptionist. How can I help you?");
@@ -235,6 +217,9 @@ async fn a_recorded_person_has_a_conversation() {
     assert!(said.iter().any(|line| line.starts_with("agent: The opening hours are nine to five.")), "{said:?}");
     assert_eq!(said.last().map(String::as_str), Some("agent: Thank you for calling. Goodbye."));
     assert_eq!(report.ending, phone::Ending::Gateway, "it hung up");
+    println!("{metrics:?}");
+    let (some, none) = metrics.split_at(5);
+    assert!(some.iter().all(|(_, value)| *value > 0) && none.iter().all(|(_, value)| *value == 0), "{metrics:?}");
     for answer in report.answers().flatten() {
         println!("answered after {} ms", answer.as_millis());
     }
@@ -254,4 +239,84 @@ async fn one_talker_too_many_is_refused() {
     assert!(engine.admit(CallId::new()).is_ok());
     drop(two);
     assert_eq!(engine.talkers(), (0, 2));
+}
+
+/// Models of which one is broken: the others are those that are installed.
+fn broken(dir: &Path, change: impl FnOnce(&Path)) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for package in models::PACKAGES {
+        let (from, to) = (package.dir(dir), package.dir(copy.path()));
+        if *package == models::RECOGNITION {
+            std::fs::create_dir(&to).unwrap();
+            for file in package.files {
+                std::fs::copy(from.join(file.name), to.join(file.name)).unwrap();
+            }
+        } else {
+            std::os::unix::fs::symlink(from, to).unwrap();
+        }
+    }
+    change(&models::RECOGNITION.dir(copy.path()));
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_no_model_is_named_and_the_gateway_answers_without_it() {
+    let Some(dir) = installed() else { return };
+    // of the right length, so that only whoever reads it can know
+    let damage = |dir: &Path| {
+        let file = dir.join("encoder_model.ort");
+        let length = std::fs::metadata(&file).unwrap().len();
+        std::fs::write(&file, vec![0xa5; length as usize]).unwrap();
+    };
+    let models = broken(&dir, damage);
+    let settings = Settings { threads: 2, ..Settings::default() };
+    let error = Engine::start(models.path(), &settings, "flite", Handle::current()).await.unwrap_err().to_string();
+    assert!(error.contains("encoder_model.ort") && error.contains("hark models verify"), "{error}");
+    let receiver = Receiver::kind().await;
+    let gateway = Gateway::with(&Url::parse("builtin:").unwrap(), |config| {
+        config.agent.sts_url = None;
+        config.models.dir = models.path().to_owned();
+        config.webhooks.url = Some(receiver.url.clone());
+    })
+    .await;
+    let script = vec![Step::AwaitSpeech(Duration::from_secs(15)), Step::HangUp];
+    let limit = Duration::from_secs(20);
+    let options = Options { uuid: Uuid::new_v4(), codec: Codec::Slin(Rate::R8K), script, limit, record: false };
+    let report = phone::call(gateway.audiosocket, options, |_, _| {}).await.unwrap();
+    assert!(report.first_sound().is_some(), "it still answers, as it does without models");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_that_vanish_while_they_are_used_are_missed_at_the_next_start_only() {
+    let Some(dir) = installed() else { return };
+    let models = broken(&dir, |_| {});
+    let engine = engine(models.path()).await;
+    std::fs::remove_dir_all(models::RECOGNITION.dir(models.path())).unwrap();
+    let heard = engine.recognise(prompt("hello-world"), Rate::R8K).await.unwrap();
+    assert!(heard.to_lowercase().contains("hello"), "{heard}");
+    assert!(!models::are_installed(models.path()));
+}
+
+#[tokio::test]
+async fn without_its_voice_or_espeak_ng_another_speaks() {
+    let Some(dir) = installed() else { return };
+    let models = tempfile::tempdir().unwrap();
+    for package in [models::RUNTIME, models::RECOGNITION] {
+        std::os::unix::fs::symlink(package.dir(&dir), package.dir(models.path())).unwrap();
+    }
+    let without_program = Settings { threads: 1, espeak: "/nonexistent/espeak-ng".to_owned(), ..Settings::default() };
+    let usual = Settings { threads: 1, ..Settings::default() };
+    for (dir, settings) in [(models.path(), &usual), (dir.as_path(), &without_program)] {
+        let engine = Engine::start(dir, settings, "flite", Handle::current()).await.unwrap();
+        assert_eq!(engine.voice(), Voice::Flite);
+        let mut coming = engine.speak("Hello, this is the receptionist.", Rate::R8K);
+        let mut samples = Vec::new();
+        while let Some(part) = coming.recv().await {
+            samples.extend_from_slice(&part.unwrap());
+        }
+        let heard = engine.recognise(samples.clone(), Rate::R8K).await.unwrap();
+        assert!(heard.to_lowercase().contains("hello"), "{heard}");
+    }
+    let error = Engine::start(&dir, &without_program, "/nonexistent/flite", Handle::current()).await.unwrap_err();
+    assert!(error.to_string().contains("espeak-ng") && error.to_string().contains("flite"), "{error}");
 }

@@ -154,13 +154,13 @@ impl Engine {
         self.0.speaks
     }
 
-    /// The words in `samples` at 16 kHz.
+    /// The words in `samples`, which have this rate.
     ///
     /// # Errors
     /// There is more to do than can be done, or the model fails.
-    pub async fn recognise(&self, samples: Vec<i16>) -> Result<String, EngineError> {
+    pub async fn recognise(&self, samples: Vec<i16>, rate: Rate) -> Result<String, EngineError> {
         let (done, words) = oneshot::channel();
-        self.0.pool.offer(Job::Recognise(samples, done))?;
+        self.0.pool.offer(Job::Recognise(samples, rate, done))?;
         words.await.map_err(|_| EngineError::Gone)?
     }
 

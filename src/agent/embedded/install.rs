@@ -25,7 +25,7 @@ pub enum InstallError {
     NoClient,
     /// The package client did not get it.
     #[error(
-        "pip cannot download {name} {version}: {says} (a proxy is set with HTTPS_PROXY, a mirror in pip's own configuration)"
+        "pip cannot download {name} {version}: {says} (a proxy is set with HTTPS_PROXY, its certificate with PIP_CERT, a mirror in pip's own configuration)"
     )]
     Client {
         /// Of the package.

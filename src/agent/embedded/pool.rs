@@ -15,11 +15,12 @@ use tokio::sync::oneshot;
 
 use super::{
     EngineError,
-    moonshine::RATE,
     numbers::{Numbers, Work},
 };
 use crate::audio::{Rate, resample::Resampler};
 
+/// What is listened to.
+const EARS: Rate = Rate::R16K;
 /// Work that waits, for each thread.
 const WAITING: usize = 8;
 /// How long a thread whose models cannot be opened waits until it tries again.
@@ -29,8 +30,8 @@ const NOTICE: Duration = Duration::from_millis(250);
 
 /// What a thread is asked.
 pub enum Job {
-    /// The words in an utterance at 16 kHz.
-    Recognise(Vec<i16>, oneshot::Sender<Result<String, EngineError>>),
+    /// The words in an utterance at this rate.
+    Recognise(Vec<i16>, Rate, oneshot::Sender<Result<String, EngineError>>),
     /// Phonemes as sound at this rate.
     Speak(String, Rate, oneshot::Sender<Result<Vec<i16>, EngineError>>),
 }
@@ -122,7 +123,7 @@ impl Job {
     /// Whether whoever asked is gone.
     fn is_forgotten(&self) -> bool {
         match self {
-            Self::Recognise(_, done) => done.is_closed(),
+            Self::Recognise(_, _, done) => done.is_closed(),
             Self::Speak(_, _, done) => done.is_closed(),
         }
     }
@@ -132,9 +133,11 @@ impl Job {
         let seconds = |samples: usize, hz: u32| Duration::from_secs_f64(samples as f64 / f64::from(hz));
         // whoever asked may be gone
         match self {
-            Self::Recognise(samples, done) => {
+            Self::Recognise(samples, rate, done) => {
+                let audio = seconds(samples.len(), rate.hz());
+                let samples = if rate == EARS { samples } else { converted(rate.hz(), &samples, EARS) };
                 let words = models.recognise(&samples);
-                let audio = words.is_ok().then(|| seconds(samples.len(), RATE));
+                let audio = words.is_ok().then_some(audio);
                 drop(done.send(words));
                 audio
             }
@@ -302,7 +305,7 @@ mod tests {
 
     fn ask(pool: &Pool, samples: Vec<i16>) -> Result<Words, EngineError> {
         let (done, words) = oneshot::channel();
-        pool.offer(Job::Recognise(samples, done)).map(|()| words)
+        pool.offer(Job::Recognise(samples, EARS, done)).map(|()| words)
     }
 
     #[tokio::test]

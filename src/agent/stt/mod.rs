@@ -125,9 +125,9 @@ async fn here(ctx: &Context, ends: Ends) -> Result<(), Fault> {
     };
     let engine = embedded.engine.clone();
     let _place = engine.admit(ctx.call).map_err(|refused| fault("agent.embedded.refused", CODES.name, refused))?;
-    let recognise = move |samples| {
+    let recognise = move |samples, rate| {
         let engine = engine.clone();
-        async move { engine.recognise(samples).await }.boxed()
+        async move { engine.recognise(samples, rate).await }.boxed()
     };
     embedded::Line::new(recognise, ends).run().await
 }

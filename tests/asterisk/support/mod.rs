@@ -16,6 +16,8 @@ pub mod connector;
 pub mod engines;
 #[path = "../../it/support/language_model.rs"]
 pub mod language_model;
+#[path = "../../it/support/models.rs"]
+pub mod models;
 #[path = "../../it/support/receiver.rs"]
 pub mod receiver;
 #[path = "../../it/support/sts_server.rs"]

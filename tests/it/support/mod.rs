@@ -8,6 +8,7 @@ pub mod engines;
 pub mod gateway;
 pub mod language_model;
 pub mod log;
+pub mod models;
 pub mod postgres;
 pub mod receiver;
 pub mod stores;

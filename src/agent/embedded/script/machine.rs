@@ -7,6 +7,10 @@ const MAX_NAME: usize = 80;
 const MAX_MESSAGE: usize = 1_500;
 /// Fewer digits are no telephone number.
 const LEAST_DIGITS: usize = 3;
+/// Words of a no that is about the number that was read back, and no message.
+const CORRECTION: usize = 4;
+/// How sure an extension is whose digits were guessed.
+const MISHEARD: f64 = 0.9;
 /// What people say before their name.
 const BEFORE_NAME: &[&[&str]] = &[
     &["my", "name", "is"],
@@ -134,7 +138,7 @@ impl<'a> Machine<'a> {
         // "no, are you open today?" wants something, "no, thank you" does not
         let other = self.meant(said).map_or(0, |(_, letters)| letters);
         let is = |letters: usize, at_least: usize| letters > 0 && letters >= at_least;
-        let (yes, no) = (self.letters(said, "yes"), self.letters(said, "no"));
+        let (yes, no) = self.yes_or_no(said);
         match self.asked {
             Asked::AnythingElse if is(no, other) => Some(self.goodbye()),
             Asked::LeaveMessage | Asked::Who if is(no, other) => {
@@ -216,6 +220,11 @@ impl<'a> Machine<'a> {
                 self.say(&["ask_number"], Asked::Number)
             }
             Asked::Number => self.number(said),
+            // about the number that was read back
+            Asked::Text if said.len() <= CORRECTION && !self.message.number.is_empty() && self.is(said, "no") => {
+                self.message.number.clear();
+                self.say(&["ask_number_again"], Asked::Number)
+            }
             Asked::Text if !said.is_empty() => {
                 self.message.message = text.trim().chars().take(MAX_MESSAGE).collect();
                 self.say(&["confirm_message"], Asked::Confirm)
@@ -225,7 +234,7 @@ impl<'a> Machine<'a> {
     }
 
     fn number(&mut self, said: &[String]) -> Turn {
-        let number = digits(said);
+        let (number, _) = digits(said);
         let known = self.from.filter(|_| self.is(said, "this_number"));
         if let Some(from) = known {
             self.message.number = from.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
@@ -236,7 +245,9 @@ impl<'a> Machine<'a> {
             self.missed = 1;
             return turn;
         }
-        self.say(&["ask_message"], Asked::Text)
+        let noted: &[&str] =
+            if self.message.number.is_empty() { &["ask_message"] } else { &["number_noted", "ask_message"] };
+        self.say(noted, Asked::Text)
     }
 
     fn take_message(&mut self, to: Option<usize>) -> Turn {
@@ -322,10 +333,11 @@ impl<'a> Machine<'a> {
         let place = self.place.map_or("", |at| self.script.places[at].spoken());
         let is_about_place = matches!(name, "confirm_transfer" | "transferring" | "not_connected");
         let of_message = &self.message;
+        let number = spoken(&of_message.number);
         let value = |key: &str| match key {
             "name" if is_about_place => place,
             "name" => &of_message.name,
-            "number" => &of_message.number,
+            "number" => &number,
             "message" => of_message.message.trim_end_matches(['.', ' ']),
             _ => of_message.to.as_deref().unwrap_or_default(),
         };
@@ -341,6 +353,17 @@ impl<'a> Machine<'a> {
         }
         out.push_str(rest);
         out
+    }
+
+    /// Letters of a yes and of a no in what was said. Its first word counts, if it is one of them.
+    fn yes_or_no(&self, said: &[String]) -> (usize, usize) {
+        let (yes, no) = (self.letters(said, "yes"), self.letters(said, "no"));
+        let first = &said[..said.len().min(1)];
+        match (self.letters(first, "yes") > 0, self.letters(first, "no") > 0) {
+            (true, false) => (yes, 0),
+            (false, true) => (0, no),
+            _ => (yes, no),
+        }
     }
 
     fn is(&self, said: &[String], list: &str) -> bool {
@@ -364,15 +387,22 @@ impl<'a> Machine<'a> {
 
     /// The place that was named, the surest one, or whose extension was said; and how sure that is.
     fn place_in(&self, said: &[String]) -> Option<(usize, f64)> {
-        let number = digits(said);
+        let (number, is_sure) = digits(said);
         let sure = |place: &Place| {
             let by_name = place.names.iter().filter_map(|name| hear::name(name, said)).reduce(f64::max);
-            let by_number = (!number.is_empty() && number == place.exten).then_some(1.0);
+            let by_number =
+                (!number.is_empty() && number == place.exten).then_some(if is_sure { 1.0 } else { MISHEARD });
             by_name.into_iter().chain(by_number).reduce(f64::max)
         };
         let found = self.script.places.iter().enumerate().filter_map(|(at, place)| Some((at, sure(place)?)));
         found.reduce(|best, other| if other.1 > best.1 { other } else { best })
     }
+}
+
+/// A number digit by digit, as it is said.
+fn spoken(number: &str) -> String {
+    let digits = number.chars().map(|c| if c == '+' { "plus".to_owned() } else { c.to_string() });
+    digits.collect::<Vec<_>>().join(" ")
 }
 
 /// A name without what stands before it, as it was said.

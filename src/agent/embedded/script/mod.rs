@@ -29,6 +29,7 @@ const PLACEHOLDERS: &[(&str, &[&str])] = &[
     ("confirm_transfer", &["name"]),
     ("transferring", &["name"]),
     ("not_connected", &["name"]),
+    ("number_noted", &["number"]),
     ("confirm_message", &["name", "number", "message", "for"]),
 ];
 

@@ -171,6 +171,26 @@ fn numbers_may_be_those_they_call_from_or_none() {
 }
 
 #[test]
+fn a_number_is_read_back_and_may_be_corrected() {
+    let script = Script::default();
+    let mut turns = vec!["leave a message", "Bob", "five five one"];
+    assert_eq!(last(&script, &turns).0, "I have noted 5 5 1. What is your message?");
+    turns.push("No, that's wrong.");
+    assert!(last(&script, &turns).0.starts_with("I'm sorry, which number was that?"));
+    turns.extend(["five nine one", "No milk today, thank you very much.", "Yes, nothing wrong with it."]);
+    let (_, Some(Act::Message(kept))) = last(&script, &turns) else { panic!() };
+    assert_eq!((kept.number.as_str(), kept.message.as_str()), ("591", "No milk today, thank you very much."));
+}
+
+#[test]
+fn what_was_misheard_is_asked_about() {
+    let script = office();
+    assert_eq!(last(&script, &["extension to oh oh"]).0, "Would you like to speak to the sales department?");
+    assert_eq!(last(&script, &["upper hater please"]).0, "Would you like to speak to our operator?");
+    assert_eq!(last(&Script::default(), &["I'll open on Monday"]).0, last(&Script::default(), &["are you open"]).0);
+}
+
+#[test]
 fn a_failed_transfer_ends_in_a_message_for_them() {
     let said = talk(&office(), &["operator", "!transfer", "Yes.", "Ann", "none", "Hi", "yes"]);
     assert!(said[1].0.starts_with("I'm sorry, our operator cannot be reached now."), "{said:?}");
