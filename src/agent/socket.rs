@@ -9,9 +9,13 @@ use url::Url;
 
 use super::{
     Context,
+    llm::{MAX_ARGUMENTS, ToolCall},
     pipe::{Got, Pipe},
     websocket::{ConnectError, escaped},
 };
+
+/// Longest name of a tool or of a call, in bytes.
+const MAX_NAME: usize = 256;
 
 /// A message of a service. Every message may carry unknown fields, and known ones may be missing.
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +48,30 @@ impl Reply {
     /// Whether nothing more comes for its request.
     pub fn ends(&self) -> bool {
         matches!(self.kind.as_str(), "done" | "end")
+    }
+
+    /// The tool that a `tool_call` wants called, and whether no other is to be called beside it. `nth`: for one without a name of its own.
+    pub fn tool_call(&self, nth: usize) -> Result<(ToolCall, bool), String> {
+        let text = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => String::new(),
+        };
+        let (id, name) = (text(&self.call_id), text(&self.name));
+        let id = if id.is_empty() { format!("call_{nth}") } else { id };
+        let arguments = match &self.arguments {
+            Value::Null => "{}".to_owned(),
+            // as the model wrote them
+            Value::String(arguments) => arguments.clone(),
+            other => other.to_string(),
+        };
+        if name.is_empty() {
+            return Err("a tool_call of its has no name".to_owned());
+        }
+        if arguments.len() > MAX_ARGUMENTS || name.len() > MAX_NAME || id.len() > MAX_NAME {
+            return Err(format!("a tool call is longer than {MAX_ARGUMENTS} bytes"));
+        }
+        Ok((ToolCall { id, name, arguments, signature: None }, self.last != Value::Bool(false)))
     }
 
     /// What an `error` says, for a log line.
@@ -124,7 +152,11 @@ pub fn fuzz(text: &str) -> Option<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     fn reply(json: &str) -> Reply {
@@ -138,5 +170,41 @@ mod tests {
         assert!(!reply(r#"{"type":"done"}"#).is_for(7));
         assert_eq!(reply(r#"{"id":null}"#).kind, "");
         assert_eq!(reply(r#"{"type":"error","message":"a\nb"}"#).complaint(), "it reports an error: \"a\\nb\"");
+    }
+
+    fn read(message: &Value) -> Result<(ToolCall, bool), String> {
+        serde_json::from_value::<Reply>(message.clone()).unwrap().tool_call(3)
+    }
+
+    #[test]
+    fn calls_of_tools_are_read_as_services_write_them() {
+        let (call, last) =
+            read(&json!({"type": "tool_call", "call_id": "a", "name": "f", "arguments": {"x": 1}})).unwrap();
+        assert_eq!(
+            (call.id.as_str(), call.name.as_str(), call.arguments.as_str(), last),
+            ("a", "f", "{\"x\":1}", true)
+        );
+        let (call, last) = read(&json!({"call_id": 7, "name": "f", "arguments": "{\"x\": 1}", "last": false})).unwrap();
+        assert_eq!((call.id.as_str(), call.arguments.as_str(), last), ("7", "{\"x\": 1}", false));
+        let (call, _) = read(&json!({"name": "f", "last": "x"})).unwrap();
+        assert_eq!((call.id.as_str(), call.arguments.as_str()), ("call_3", "{}"));
+        for message in [
+            json!({"call_id": "a"}),
+            json!({"name": {"a": 1}}),
+            json!({"name": "x".repeat(257)}),
+            json!({"name": "f", "arguments": "x".repeat(70_000)}),
+        ] {
+            assert!(read(&message).is_err(), "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_call_ends_in_one_or_in_words(id in any::<Option<i64>>(), name in "\\PC{0,300}", arguments in "\\PC{0,50}") {
+            let message = json!({"type": "tool_call", "call_id": id, "name": name, "arguments": arguments});
+            if let Ok((call, last)) = read(&message) {
+                prop_assert!(last && !call.id.is_empty() && call.name == name && call.arguments == arguments);
+            }
+        }
     }
 }

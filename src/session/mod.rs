@@ -5,6 +5,7 @@ mod hearing;
 mod registry;
 mod run;
 mod sources;
+mod unsent;
 mod voice;
 
 pub use announce::{Announcement, Announcements, Gone, MemoryAnnouncements};

@@ -1,7 +1,6 @@
 //! The loop of one call: feeds [`Call`] and carries out what it returns. It owns no policy and never waits for a peer.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     sync::{
         Arc,
@@ -23,6 +22,7 @@ use uuid::Uuid;
 use super::{
     hearing::Hearing,
     sources::{Source, Sources},
+    unsent::Unsent,
     voice::Ear,
 };
 use crate::{
@@ -33,8 +33,6 @@ use crate::{
     },
 };
 
-/// Events of one call that wait for the event task; beyond it the oldest transcriptions go, lifecycle events never.
-const MAX_UNSENT: usize = 1_000;
 /// Turns of the agent that are remembered until the end of the call.
 const MAX_TURNS: usize = 500;
 /// How long leg and agent may take to close, each in its own orderly way.
@@ -112,62 +110,6 @@ struct Clock {
     system: SystemTime,
 }
 
-struct Unsent {
-    queue: VecDeque<Envelope>,
-    lost: u64,
-}
-
-impl Unsent {
-    fn push(&mut self, envelope: Envelope) {
-        if self.queue.len() >= MAX_UNSENT {
-            self.drop_oldest();
-        }
-        self.queue.push_back(envelope);
-    }
-
-    /// Drops the oldest words; their place says how many were dropped.
-    fn drop_oldest(&mut self) {
-        let is_words = |envelope: &Envelope| matches!(envelope.event, CallEvent::Transcription { .. });
-        let Some(oldest) = self.queue.iter().position(is_words) else { return };
-        self.lost += 1;
-        let said = self.queue.iter_mut().take(oldest).find_map(|envelope| match &mut envelope.event {
-            CallEvent::EventsLost(count) => Some(count),
-            _ => None,
-        });
-        match said {
-            Some(count) => {
-                *count += 1;
-                self.queue.remove(oldest);
-            }
-            None => {
-                if let Some(envelope) = self.queue.get_mut(oldest) {
-                    envelope.event = CallEvent::EventsLost(1);
-                }
-                // two at first: its place is taken by the word of it
-                if let Some(next) = self.queue.iter().position(is_words) {
-                    self.queue.remove(next);
-                    self.lost += 1;
-                    if let Some(Envelope { event: CallEvent::EventsLost(count), .. }) = self.queue.get_mut(oldest) {
-                        *count += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, events: &mpsc::Sender<Envelope>) {
-        while let Some(envelope) = self.queue.pop_front() {
-            match events.try_send(envelope) {
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(envelope) | mpsc::error::TrySendError::Closed(envelope)) => {
-                    self.queue.push_front(envelope);
-                    break;
-                }
-            }
-        }
-    }
-}
-
 impl<L: Leg, A: Agent> Session<L, A> {
     /// Runs the call to its end, then closes leg and agent.
     #[expect(
@@ -180,7 +122,7 @@ impl<L: Leg, A: Agent> Session<L, A> {
             let mut driver = Driver {
                 out: Vec::with_capacity(16),
                 refused: None,
-                unsent: Unsent { queue: VecDeque::new(), lost: 0 },
+                unsent: Unsent::default(),
                 clock,
                 frames_in: 0,
                 agent_refused: 0,

@@ -33,7 +33,7 @@ pub struct Talk<M = Model> {
 }
 
 /// What the service of the operator's is declared as.
-fn declared(url: &str) -> Vec<HttpTool> {
+pub fn declared(url: &str) -> Vec<HttpTool> {
     let parameters = "{ type = \"object\", properties = { id = { type = \"string\" } }, required = [\"id\"] }";
     let read = format!(
         "name = \"crm_order\"\ndescription = \"Looks up an order.\"\nparameters = {parameters}\nurl = \"{url}/{{{{id}}}}?from={{{{call.from}}}}\"\n\

@@ -238,8 +238,8 @@ async fn a_service_that_only_calls_tools_has_to_answer_at_last() {
 
 #[tokio::test]
 async fn calls_that_are_none_cost_the_turn_and_not_the_call() {
-    let (mut talk, mut peer, _) = talk(TOOLS, config()).await;
     for message in [json!({"name": {}}), json!({"name": "f", "arguments": "x".repeat(70_000)})] {
+        let (mut talk, mut peer, _) = talk(TOOLS, config()).await;
         let prompt = asked(&mut talk, &mut peer, '1').await;
         let mut message = message;
         (message["type"], message["id"]) = (json!("tool_call"), prompt["id"].clone());

@@ -44,6 +44,7 @@ mod store_shared;
 mod sts;
 mod sts_http;
 mod sts_network;
+mod sts_tools;
 mod support;
 mod vendor_sdks;
 mod webhook;

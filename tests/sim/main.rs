@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod driver;
+mod plan;
 mod world;
 
 use std::time::{Duration, Instant};
 
-use world::{Plan, World};
+use plan::Plan;
+use world::World;
 
 const CALLS: u64 = 2_000;
 

@@ -15,7 +15,7 @@ use crate::{
         llm::{Message, Piece, Prompt, Reply, ToolCall},
         tools::Outcome,
     },
-    call::{AgentEvent, Fault, ToolCalled},
+    call::{AgentEvent, Fault},
 };
 
 /// How often a model may have tools called before it has to answer in words.
@@ -24,8 +24,6 @@ const MAX_ROUNDS: u32 = 8;
 const PIECES: usize = 8;
 /// What a model says and a tool waits to be heard is waited for no longer.
 const HEARD: Duration = Duration::from_secs(30);
-/// Most characters of arguments and results in an event.
-const SHOWN: usize = 4_000;
 
 impl Speaker {
     /// Asks until there is an answer in words. `said`: how many [`Piece::End`]s have been spoken.
@@ -222,23 +220,10 @@ impl Drop for Watch<'_> {
             Some(_) => tracing::info!(tool = name, ms, "a tool was called"),
             None => tracing::info!(tool = name, ms, "a tool was given up: the caller spoke, or the call is over"),
         }
-        let Outcome { output, failed } =
+        let outcome =
             outcome.unwrap_or_else(|| Outcome::failed("given up: the caller spoke, or the call is over".to_owned()));
-        tracing::debug!(arguments = %self.call.arguments.escape_debug(), result = %output.escape_debug(), "of this tool");
-        let event = AgentEvent::ToolCalled(ToolCalled {
-            name: shown(&self.call.name),
-            arguments: shown(&self.call.arguments),
-            result: shown(&output),
-            failed,
-            took,
-        });
+        tracing::debug!(arguments = %self.call.arguments.escape_debug(), result = %outcome.output.escape_debug(), "of this tool");
+        let event = AgentEvent::ToolCalled(outcome.told(self.call, took));
         self.speaker.meter.tell(event);
-    }
-}
-
-fn shown(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
     }
 }

@@ -13,6 +13,7 @@ mod ws;
 pub use answer::fuzz;
 pub use chain::Llm;
 pub use message::{Message, Prompt, Reply, Tool, ToolCall, Usage};
+pub(super) use openai::{MAX_ARGUMENTS, tool};
 use tokio::sync::mpsc;
 pub use vendor::fuzz as fuzz_vendor;
 pub use ws::Open;

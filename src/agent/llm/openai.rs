@@ -17,7 +17,7 @@ use crate::agent::{
 /// Tools called by one answer.
 pub(super) const MAX_CALLS: usize = 16;
 /// Longest arguments of one, in bytes.
-pub(super) const MAX_ARGUMENTS: usize = 64 * 1024;
+pub(in crate::agent) const MAX_ARGUMENTS: usize = 64 * 1024;
 
 /// The body of a request.
 pub(super) fn body(named: &Named, prompt: &Prompt) -> Value {
@@ -60,7 +60,7 @@ pub(super) fn option(value: &str) -> Value {
 }
 
 /// A tool as these interfaces, and Hark's own contract, name it.
-pub(super) fn tool(tool: &Tool) -> Value {
+pub(in crate::agent) fn tool(tool: &Tool) -> Value {
     let function = json!({"name": tool.name, "description": tool.description, "parameters": tool.parameters});
     json!({"type": "function", "function": function})
 }

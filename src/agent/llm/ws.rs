@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     MAX_ANSWER, Message, NAME, Piece, Prompt, Reply, Tool, ToolCall,
-    openai::{MAX_ARGUMENTS, MAX_CALLS, message, tool},
+    openai::{MAX_CALLS, message, tool},
 };
 use crate::agent::{
     Context,
@@ -23,8 +23,6 @@ use crate::agent::{
     socket,
 };
 
-/// Longest name of a tool or of a call, in bytes.
-const MAX_NAME: usize = 256;
 /// What a model is told that calls a tool where there is none.
 const NO_TOOL: &str = "It failed: no tool can be called for this answer, or none any more: answer in words";
 
@@ -132,7 +130,7 @@ impl Service {
                 "tool_call" if calls.len() + refused >= MAX_CALLS => {
                     return once("agent.llm.unusable", format!("it calls more than {MAX_CALLS} tools at once"));
                 }
-                "tool_call" => match call(&reply, calls.len()) {
+                "tool_call" => match reply.tool_call(calls.len()) {
                     Err(what) => return once("agent.llm.unusable", what),
                     Ok((call, _)) if prompt.tools.is_empty() => {
                         refused += 1;
@@ -209,72 +207,4 @@ fn tools(tools: &[Tool]) -> Value {
 
 fn result(id: u64, call: &str, output: &str, failed: bool) -> Value {
     json!({"type": "tool_result", "id": id, "call_id": call, "output": output, "failed": failed})
-}
-
-/// The tool that is to be called, and whether no other is to be called beside it.
-fn call(reply: &socket::Reply, nth: usize) -> Result<(ToolCall, bool), String> {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        _ => String::new(),
-    };
-    let (id, name) = (text(&reply.call_id), text(&reply.name));
-    let id = if id.is_empty() { format!("call_{nth}") } else { id };
-    let arguments = match &reply.arguments {
-        Value::Null => "{}".to_owned(),
-        // as the model wrote them
-        Value::String(arguments) => arguments.clone(),
-        other => other.to_string(),
-    };
-    if name.is_empty() {
-        return Err("a tool_call of its has no name".to_owned());
-    }
-    if arguments.len() > MAX_ARGUMENTS || name.len() > MAX_NAME || id.len() > MAX_NAME {
-        return Err(format!("a tool call is longer than {MAX_ARGUMENTS} bytes"));
-    }
-    Ok((ToolCall { id, name, arguments, signature: None }, reply.last != Value::Bool(false)))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn read(message: &Value) -> Result<(ToolCall, bool), String> {
-        call(&serde_json::from_value(message.clone()).unwrap(), 3)
-    }
-
-    #[test]
-    fn calls_of_tools_are_read_as_services_write_them() {
-        let (call, last) =
-            read(&json!({"type": "tool_call", "call_id": "a", "name": "f", "arguments": {"x": 1}})).unwrap();
-        assert_eq!(
-            (call.id.as_str(), call.name.as_str(), call.arguments.as_str(), last),
-            ("a", "f", "{\"x\":1}", true)
-        );
-        let (call, last) = read(&json!({"call_id": 7, "name": "f", "arguments": "{\"x\": 1}", "last": false})).unwrap();
-        assert_eq!((call.id.as_str(), call.arguments.as_str(), last), ("7", "{\"x\": 1}", false));
-        let (call, _) = read(&json!({"name": "f", "last": "x"})).unwrap();
-        assert_eq!((call.id.as_str(), call.arguments.as_str()), ("call_3", "{}"));
-        for message in [
-            json!({"call_id": "a"}),
-            json!({"name": {"a": 1}}),
-            json!({"name": "x".repeat(257)}),
-            json!({"name": "f", "arguments": "x".repeat(70_000)}),
-        ] {
-            assert!(read(&message).is_err(), "{message}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_call_ends_in_one_or_in_words(id in any::<Option<i64>>(), name in "\\PC{0,300}", arguments in "\\PC{0,50}") {
-            let message = json!({"type": "tool_call", "call_id": id, "name": name, "arguments": arguments});
-            if let Ok((call, last)) = read(&message) {
-                prop_assert!(last && !call.id.is_empty() && call.name == name && call.arguments == arguments);
-            }
-        }
-    }
 }

@@ -4,10 +4,11 @@
 //! channel, no wake-up per frame. What is held, and what happens when it is full:
 //!
 //! - audio that cannot be written yet: 1 s (2 s while connecting), then the oldest goes and the service is reported as slow;
-//! - digits: 16, then they are refused; what tungstenite has of a message that the kernel did not take: one message and control frames;
+//! - messages about tools: 32; digits: 16, then they are refused; what tungstenite has of a message that the kernel did not take: one message and control frames;
 //! - speech of the service: one message, handed on in pieces of 0.75 s, so that a minute at once never stops the other calls of a thread.
 
 mod read;
+mod tools;
 mod write;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 use url::Url;
 
+use self::tools::Tools;
 use super::{
     codec::Down,
     edge::{self, Chunk, Uplink},
@@ -84,6 +86,7 @@ pub struct Sts {
     patience: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     oddities: Oddities,
+    tools: Tools,
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Socket, ConnectError>> + Send>>;
@@ -97,6 +100,8 @@ enum State {
 enum Held {
     Audio(Box<Chunk>),
     Digit(Digit),
+    /// About tools.
+    Text(Box<str>),
 }
 
 /// An `error` message that nothing followed yet.
@@ -124,7 +129,7 @@ impl Sts {
         let timeout = Duration::from_millis(ctx.config.connect_timeout_ms);
         let retry = Duration::from_millis(ctx.config.reconnect_ms);
         Self {
-            state: State::Connecting(Box::pin(connect(url, ctx.outgoing, timeout, retry))),
+            state: State::Connecting(Box::pin(connect(url, ctx.outgoing.clone(), timeout, retry))),
             hello: Some(ctx.uuid),
             up: Uplink::new(ctx.rate, ctx.config.frames_per_message()),
             down: edge::downlink(ctx.rate),
@@ -148,6 +153,7 @@ impl Sts {
             patience: Duration::from_millis(ctx.config.silent_after_error_ms),
             timer: None,
             oddities: Oddities::default(),
+            tools: Tools::new(ctx),
         }
     }
 
@@ -167,6 +173,7 @@ impl Sts {
             return;
         }
         self.finishing = Some(Instant::now() + CLOSE_LIMIT);
+        self.give_up_tools();
         match self.state {
             // Nothing was asked of the service yet, so there is nothing to wait for.
             State::Connecting(_) => self.state = State::Ended,
@@ -213,7 +220,9 @@ impl Sts {
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let stalled = self.stalled.map(|since| since + self.patience);
         let silent = self.trouble.as_ref().map(|trouble| trouble.give_up);
-        let Some(next) = [stalled, silent, self.finishing].into_iter().flatten().min() else { return Poll::Pending };
+        let due = self.tools.due(self.speech_until);
+        let deadlines = [stalled, silent, self.finishing, due];
+        let Some(next) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
         if timer.deadline() != next {
             timer.as_mut().reset(next);
@@ -226,6 +235,8 @@ impl Sts {
         if self.finishing == Some(next) {
             debug!("the STS service did not close in time");
             self.state = State::Ended;
+        } else if due == Some(next) {
+            self.tools_due();
         } else if silent == Some(next) {
             let message = self.trouble.take().map(|trouble| trouble.message).unwrap_or_default();
             self.fail("agent.sts.silent", format!("nothing came for {seconds} s after its error: {message}"));
@@ -278,7 +289,8 @@ impl Stream for Sts {
             if matches!(this.state, State::Ended) {
                 return Poll::Ready(None);
             }
-            if this.poll_read(cx).is_ready() || this.poll_deadline(cx).is_ready() {
+            // tools behind what may have wanted them
+            if this.poll_read(cx).is_ready() || this.poll_tools(cx).is_ready() || this.poll_deadline(cx).is_ready() {
                 continue;
             }
             return Poll::Pending;
@@ -302,6 +314,7 @@ impl Link for Sts {
                 // The contract has no word for it: what still comes is new speech, or it would never be heard.
                 self.next_utterance();
                 self.speech_until = None;
+                self.give_up_last();
                 Sent::Whole
             }
             // the contract has no words for these, and the call (`Mode`) does not ask for the latter

@@ -46,6 +46,10 @@ pub enum Message<'a> {
     },
     /// The service is in trouble, says it.
     Error(Cow<'a, str>),
+    /// The service wants to know which tools there are.
+    Tools,
+    /// It wants one called; what stands in the message has not been looked at.
+    ToolCall,
     /// A known type without what makes it useful (a transcript without text), or of a type that we do not know.
     Ignored,
 }
@@ -147,6 +151,8 @@ impl<'a> Raw<'a> {
                     _ => Message::Ignored,
                 }
             }
+            Some("tools") => Message::Tools,
+            Some("tool_call") => Message::ToolCall,
             // A provider's error object often stands where the contract has a string: then all of it is shown.
             Some("error") => Message::Error(self.message.0.unwrap_or(Cow::Borrowed(whole))),
             _ => Message::Ignored,

@@ -18,10 +18,12 @@ use super::{
     llm::{Tool, ToolCall},
     mcp::{SEPARATOR, Server},
 };
-use crate::call::{CallId, Refused, Request, pattern};
+use crate::call::{CallId, Refused, Request, ToolCalled, pattern};
 
 /// Longest answer of a tool that a model gets, in bytes.
 const MAX_OUTPUT: usize = 16 * 1024;
+/// Most characters of arguments and results in an event.
+const SHOWN: usize = 4_000;
 /// How long an order may take that is no transfer: those wait for a telephone.
 const ORDER: Duration = Duration::from_secs(10);
 
@@ -56,6 +58,29 @@ impl Outcome {
         Self { output: format!("It failed: {why}"), failed: true }
     }
 
+    /// What is told of `call`, which ended so.
+    pub fn told(&self, call: &ToolCall, took: Duration) -> ToolCalled {
+        ToolCalled {
+            name: shown(&call.name),
+            arguments: shown(&call.arguments),
+            result: shown(&self.output),
+            failed: self.failed,
+            took,
+        }
+    }
+
+    /// The same, also in the log.
+    pub fn report(&self, call: &ToolCall, took: Duration) -> ToolCalled {
+        let (name, ms) = (call.name.escape_debug().to_string(), took.as_millis());
+        if self.failed {
+            tracing::warn!(code = "agent.tool.failed", tool = name, ms, "a tool failed, or was given up");
+        } else {
+            tracing::info!(tool = name, ms, "a tool was called");
+        }
+        tracing::debug!(arguments = %call.arguments.escape_debug(), result = %self.output.escape_debug(), "of this tool");
+        self.told(call, took)
+    }
+
     fn bounded(mut self) -> Self {
         if self.output.len() > MAX_OUTPUT {
             let end = (0..=MAX_OUTPUT).rev().find(|at| self.output.is_char_boundary(*at)).unwrap_or_default();
@@ -63,6 +88,13 @@ impl Outcome {
             self.output.push_str(" … (the rest is left out)");
         }
         self
+    }
+}
+
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
     }
 }
 

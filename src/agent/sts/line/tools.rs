@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Later, Line, Past};
 use crate::{
     agent::{llm::ToolCall, tools::Outcome},
-    call::{AgentEvent, ToolCalled},
+    call::AgentEvent,
 };
 
 /// Tools at work at once.
@@ -20,8 +20,6 @@ const MAX_RUNNING: usize = 16;
 const MAX_ROUNDS: u32 = 8;
 /// What was said before a tool that ends the conversation is waited for no longer.
 const HEARD: Duration = Duration::from_secs(30);
-/// Most characters of arguments and results in an event.
-const SHOWN: usize = 4_000;
 
 /// The tools of a call that are at work.
 #[derive(Default)]
@@ -166,13 +164,13 @@ impl Line {
     fn given_up(&mut self, tools: Vec<Running>, why: &str) {
         for Running { call, since, .. } in tools {
             let outcome = Outcome::failed(format!("given up: {why}"));
-            self.event(AgentEvent::ToolCalled(report(&call, &outcome, since.elapsed())));
+            self.event(AgentEvent::ToolCalled(outcome.report(&call, since.elapsed())));
         }
     }
 
     /// A tool has answered: the model and the business are told.
     fn returned(&mut self, call: ToolCall, outcome: Outcome, took: Duration) {
-        self.event(AgentEvent::ToolCalled(report(&call, &outcome, took)));
+        self.event(AgentEvent::ToolCalled(outcome.report(&call, took)));
         let last = self.tools.is_empty();
         if last {
             self.tools.filler = None;
@@ -186,29 +184,5 @@ impl Line {
             self.asked = Some(Instant::now());
         }
         self.remember(Past::Tool(call, outcome.output));
-    }
-}
-
-fn report(call: &ToolCall, outcome: &Outcome, took: Duration) -> ToolCalled {
-    let (name, ms) = (call.name.escape_debug().to_string(), took.as_millis());
-    if outcome.failed {
-        tracing::warn!(code = "agent.tool.failed", tool = name, ms, "a tool failed, or was given up");
-    } else {
-        tracing::info!(tool = name, ms, "a tool was called");
-    }
-    tracing::debug!(arguments = %call.arguments.escape_debug(), result = %outcome.output.escape_debug(), "of this tool");
-    ToolCalled {
-        name: shown(&call.name),
-        arguments: shown(&call.arguments),
-        result: shown(&outcome.output),
-        failed: outcome.failed,
-        took,
-    }
-}
-
-fn shown(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
     }
 }

@@ -47,7 +47,8 @@ impl Sts {
                 Poll::Ready(Some(Err(error))) => self.broken(&error),
                 Poll::Ready(None) => self.fail("agent.sts.lost", "the connection ended without a close".to_owned()),
             }
-            if !self.events.is_empty() || !self.speech.is_empty() || matches!(self.state, State::Ended) {
+            let has_to_say = !self.held.is_empty() && self.stalled.is_none() && !self.mute;
+            if has_to_say || !self.events.is_empty() || !self.speech.is_empty() || matches!(self.state, State::Ended) {
                 return Poll::Ready(());
             }
         }
@@ -66,10 +67,13 @@ impl Sts {
             Ok(Message::Interruption) => self.interrupted(),
             Ok(Message::Transcript { role, text }) => {
                 self.recovered();
+                self.tools.spoken();
                 let text = self.bounded(text);
                 self.events.push_back(AgentEvent::Transcript { role, text, is_final: true });
             }
             Ok(Message::Error(message)) => self.troubled(&message),
+            Ok(Message::Tools) => self.offer_tools(),
+            Ok(Message::ToolCall) => self.call_tool(&text),
             Ok(Message::Ignored) => {
                 if first(&mut self.oddities.unknown) {
                     debug!("the STS service sends messages beside the contract, ignored: {}", escaped(&text));
@@ -99,6 +103,8 @@ impl Sts {
         self.speech_until = None;
         self.down.reset();
         self.events.push_back(AgentEvent::Speech(Edge::Interrupted));
+        self.tools.spoken();
+        self.give_up_last();
     }
 
     pub(super) fn next_utterance(&mut self) {

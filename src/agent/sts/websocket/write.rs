@@ -81,7 +81,7 @@ impl Sts {
             self.write();
             return if self.stalled.is_none() { Sent::Whole } else { Sent::Held };
         }
-        if self.held.len() - self.held_audio >= MAX_DIGITS {
+        if self.held.iter().filter(|held| matches!(held, Held::Digit(_))).count() >= MAX_DIGITS {
             return Sent::Refused(AgentInput::Dtmf(digit));
         }
         self.held.push_back(Held::Digit(digit));
@@ -164,6 +164,7 @@ impl Sts {
                     wire::audio(&chunk, &mut self.text);
                 }
                 Some(Held::Digit(digit)) => wire::dtmf_digit(digit, &mut self.text),
+                Some(Held::Text(text)) => self.text.extend_from_slice(text.as_bytes()),
                 None => return,
             }
         }
