@@ -385,7 +385,10 @@ mod tests {
         let bad = sts("localhost 6030").unwrap_err().to_string();
         assert!(bad.starts_with("agent.sts_url = \"localhost 6030\" is no URL"), "{bad}");
         let Ok(mixed) = parse(&config("", "builtin:", "http://llm", "http://tts")) else { panic!() };
-        assert!(mixed.is_embedded() && mixed.kind() == "cascade");
+        assert!(mixed.is_embedded() && mixed.needs_embedded() && mixed.kind() == "cascade");
+        // where it only stands in for another a call can begin without it
+        let Ok(spare) = parse(&config("", "http://asr,builtin:", "http://llm", "http://tts")) else { panic!() };
+        assert!(spare.is_embedded() && !spare.needs_embedded());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tracing::{error, info};
 use crate::{
     agent::{
         Overrides, Route,
-        embedded::{Done, Engine, EngineError},
+        embedded::{Done, Engine, EngineError, models},
     },
     config::Config,
     telemetry::metrics::{Labels, MetricType, Metrics},
@@ -22,6 +22,10 @@ pub(super) async fn engine(config: &Config) -> Option<Engine> {
         (routes.iter().any(|route| matches!(route, Route::Builtin { .. })), routes.iter().any(Route::is_embedded));
     if config.models.dir.as_os_str().is_empty() || !(alone || beside) {
         return None;
+    }
+    if models::are_installed(&config.models.dir) {
+        // seconds, in which calls are not taken yet
+        info!("opening the embedded agent's models in {}", config.models.dir.display());
     }
     let control = tokio::runtime::Handle::current();
     match Engine::start(&config.models.dir, &config.embedded, &config.agent.flite, control).await {
@@ -59,9 +63,7 @@ pub(super) fn export(metrics: &Metrics, engine: &Engine) {
     gauge("embedded_threads", "Threads that recognise and speak", |engine| {
         engine.numbers().threads.load(Relaxed) as f64
     });
-    gauge("embedded_waiting", "Utterances and sentences that wait for a thread", |engine| {
-        engine.numbers().waiting.load(Relaxed) as f64
-    });
+    gauge("embedded_waiting", "Utterances and sentences that wait for a thread", |engine| engine.waiting() as f64);
     let restarts = engine.clone();
     let help = "Threads for speech that panicked and began anew";
     metrics.register_counter_fn("embedded_restarts", help, move || restarts.numbers().restarts.load(Relaxed));

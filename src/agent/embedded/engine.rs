@@ -20,7 +20,7 @@ use super::{
     moonshine::Moonshine,
     numbers::Numbers,
     piper::Piper,
-    pool::{Job, Models, Pool, converted},
+    pool::{Job, Kind, Models, Pool, converted},
     programs, runtime,
     talkers::{Refused, Talker, Talkers},
 };
@@ -142,6 +142,12 @@ impl Engine {
         (self.0.talkers.count(), self.0.talkers.most())
     }
 
+    /// Utterances and sentences that wait for a thread.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.pool.waiting()
+    }
+
     /// What it has done.
     #[must_use]
     pub fn numbers(&self) -> &Numbers {
@@ -159,8 +165,20 @@ impl Engine {
     /// # Errors
     /// There is more to do than can be done, or the model fails.
     pub async fn recognise(&self, samples: Vec<i16>, rate: Rate) -> Result<String, EngineError> {
+        self.heard(samples, rate, Kind::Needed).await
+    }
+
+    /// The same of an utterance that is not over: others go first, and where much is to do it is left out.
+    ///
+    /// # Errors
+    /// As of [`recognise`](Self::recognise).
+    pub async fn guess(&self, samples: Vec<i16>, rate: Rate) -> Result<String, EngineError> {
+        self.heard(samples, rate, Kind::Guess).await
+    }
+
+    async fn heard(&self, samples: Vec<i16>, rate: Rate, kind: Kind) -> Result<String, EngineError> {
         let (done, words) = oneshot::channel();
-        self.0.pool.offer(Job::Recognise(samples, rate, done))?;
+        self.0.pool.offer(Job::Recognise(samples, rate, done), kind)?;
         words.await.map_err(|_| EngineError::Gone)?
     }
 
@@ -233,7 +251,7 @@ impl Inner {
     async fn piper(&self, text: &str, rate: Rate) -> Result<Vec<i16>, EngineError> {
         let phonemes = programs::phonemes(&self.espeak, text).await.map_err(EngineError::Program)?;
         let (done, samples) = oneshot::channel();
-        self.pool.offer(Job::Speak(phonemes, rate, done))?;
+        self.pool.offer(Job::Speak(phonemes, rate, done), Kind::Needed)?;
         samples.await.map_err(|_| EngineError::Gone)?
     }
 

@@ -8,6 +8,7 @@ mod numbers;
 mod piper;
 mod pool;
 pub mod programs;
+mod queue;
 mod receptionist;
 mod runtime;
 pub mod script;

@@ -8,8 +8,6 @@ use std::{
 /// Counts of one engine, shared by its threads.
 #[derive(Debug, Default)]
 pub struct Numbers {
-    /// Work that waits for a thread.
-    pub waiting: AtomicUsize,
     /// Threads that work, or could.
     pub threads: AtomicUsize,
     /// Threads that had to begin anew.

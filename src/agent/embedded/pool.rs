@@ -1,11 +1,11 @@
 //! The threads that recognise and speak: a few of their own, so that no thread of a call ever waits for a model.
 
 use std::{
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc,
         atomic::Ordering::{AcqRel, Acquire, Relaxed},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -16,13 +16,15 @@ use tokio::sync::oneshot;
 use super::{
     EngineError,
     numbers::{Numbers, Work},
+    queue::Queue,
 };
 use crate::audio::{Rate, resample::Resampler};
 
 /// What is listened to.
 const EARS: Rate = Rate::R16K;
-/// Work that waits, for each thread.
+/// Work that waits, for each thread: what somebody waits for, and guesses.
 const WAITING: usize = 8;
+const GUESSES: usize = 2;
 /// How long a thread whose models cannot be opened waits until it tries again.
 const AGAIN: Duration = Duration::from_secs(10);
 /// How soon it notices that nobody needs it any more.
@@ -36,6 +38,15 @@ pub enum Job {
     Speak(String, Rate, oneshot::Sender<Result<Vec<i16>, EngineError>>),
 }
 
+/// Whether anybody waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody does.
+    Needed,
+    /// It is done when there is time.
+    Guess,
+}
+
 /// What a thread works with. It serves one job at a time.
 pub trait Models {
     /// The words in an utterance at 16 kHz.
@@ -47,18 +58,30 @@ pub trait Models {
 /// The threads. They end with it.
 #[derive(Debug)]
 pub struct Pool {
-    jobs: SyncSender<(Instant, Job)>,
+    queue: Arc<Queue<Waiting>>,
     numbers: Arc<Numbers>,
-    /// As long as this is there, threads are needed.
-    _needed: Arc<()>,
+}
+
+/// A job, and since when it waits.
+struct Waiting(Instant, Job);
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waiting")
+    }
 }
 
 /// One thread.
 struct Worker<O> {
     open: Arc<O>,
-    queue: Arc<Mutex<Receiver<(Instant, Job)>>>,
+    queue: Arc<Queue<Waiting>>,
     numbers: Arc<Numbers>,
-    needed: Weak<()>,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
 }
 
 impl Pool {
@@ -68,42 +91,38 @@ impl Pool {
         O: Fn() -> Result<M, EngineError> + Send + Sync + 'static,
         M: Models,
     {
-        let (jobs, queue) = sync_channel(WAITING * threads.max(1));
-        let (queue, open, needed) = (Arc::new(Mutex::new(queue)), Arc::new(open), Arc::new(()));
+        let threads = threads.max(1);
+        let queue = Arc::new(Queue::new(WAITING * threads, GUESSES * threads));
+        // closes the queue also where it does not come to be
+        let (pool, open) = (Self { queue, numbers }, Arc::new(open));
         let (report, opened) = oneshot::channel();
         let mut first = Some(report);
-        for number in 0..threads.max(1) {
-            let worker = Worker {
-                open: Arc::clone(&open),
-                queue: Arc::clone(&queue),
-                numbers: Arc::clone(&numbers),
-                needed: Arc::downgrade(&needed),
-            };
-            let report = first.take();
+        for number in 0..threads {
+            let (queue, numbers) = (Arc::clone(&pool.queue), Arc::clone(&pool.numbers));
+            let (worker, report) = (Worker { open: Arc::clone(&open), queue, numbers }, first.take());
             let thread = thread::Builder::new().name(format!("hark-speech-{number}"));
             thread.spawn(move || worker.live(report)).map_err(EngineError::Thread)?;
         }
         opened.await.map_err(|_| EngineError::Gone)??;
-        Ok(Self { jobs, numbers, _needed: needed })
+        Ok(pool)
     }
 
     /// Hands in work; it is never waited for.
-    pub fn offer(&self, job: Job) -> Result<(), EngineError> {
+    pub fn offer(&self, job: Job, kind: Kind) -> Result<(), EngineError> {
         if !self.is_alive() {
             return Err(EngineError::Gone);
         }
-        // counted first: the thread that takes it may be faster
-        self.numbers.waiting.fetch_add(1, AcqRel);
-        self.jobs.try_send((Instant::now(), job)).map_err(|error| {
-            self.numbers.waiting.fetch_sub(1, AcqRel);
-            match error {
-                TrySendError::Full((_, job)) => {
-                    job.of(&self.numbers).turned_away();
-                    EngineError::Busy
-                }
-                TrySendError::Disconnected(_) => EngineError::Gone,
+        self.queue.offer(Waiting(Instant::now(), job), kind == Kind::Guess).map_err(|Waiting(_, job)| {
+            if kind == Kind::Needed {
+                job.of(&self.numbers).turned_away();
             }
+            EngineError::Busy
         })
+    }
+
+    /// How much waits.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// Whether any thread works.
@@ -201,10 +220,14 @@ impl<O: Fn() -> Result<M, EngineError>, M: Models> Worker<O> {
             code = "agent.embedded.failed",
             "a thread for speech cannot work, {left} others do; it tries again every {again} s: {why}"
         );
+        if left == 0 {
+            // nobody would ever answer
+            self.queue.clear();
+        }
         loop {
             let until = Instant::now() + AGAIN;
             while Instant::now() < until {
-                if self.needed.strong_count() == 0 {
+                if self.queue.is_closed() {
                     return None;
                 }
                 thread::sleep(NOTICE);
@@ -220,9 +243,7 @@ impl<O: Fn() -> Result<M, EngineError>, M: Models> Worker<O> {
     /// Works until nobody needs it any more; an error: it has panicked.
     fn work(&self, models: &mut M) -> thread::Result<()> {
         loop {
-            let job = self.queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok((since, job)) = job else { return Ok(()) };
-            self.numbers.waiting.fetch_sub(1, AcqRel);
+            let Some(Waiting(since, job)) = self.queue.take() else { return Ok(()) };
             if job.is_forgotten() {
                 continue;
             }
@@ -249,7 +270,7 @@ pub fn converted(from_hz: u32, samples: &[i16], to: Rate) -> Vec<i16> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::{
-        Condvar,
+        Condvar, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     };
 
@@ -305,7 +326,7 @@ mod tests {
 
     fn ask(pool: &Pool, samples: Vec<i16>) -> Result<Words, EngineError> {
         let (done, words) = oneshot::channel();
-        pool.offer(Job::Recognise(samples, EARS, done)).map(|()| words)
+        pool.offer(Job::Recognise(samples, EARS, done), Kind::Needed).map(|()| words)
     }
 
     #[tokio::test]
@@ -313,7 +334,7 @@ mod tests {
         let (pool, _, numbers) = pool(1, 1).await;
         assert_eq!(ask(&pool, vec![1; 32_000]).unwrap().await.unwrap().unwrap(), "32000");
         let (done, samples) = oneshot::channel();
-        pool.offer(Job::Speak("a".to_owned(), Rate::R8K, done)).unwrap();
+        pool.offer(Job::Speak("a".to_owned(), Rate::R8K, done), Kind::Needed).unwrap();
         assert_eq!(samples.await.unwrap().unwrap().len(), 8_000);
         // the counts follow the answer
         while numbers.synthesis.so_far().done == 0 {
@@ -321,7 +342,7 @@ mod tests {
         }
         let (heard, said) = (numbers.recognition.so_far(), numbers.synthesis.so_far());
         assert_eq!((heard.done, heard.audio, said.done, said.audio), (1, 2.0, 1, 1.0));
-        assert_eq!((heard.failed, heard.refused, numbers.waiting.load(SeqCst)), (0, 0, 0));
+        assert_eq!((heard.failed, heard.refused, pool.waiting()), (0, 0, 0));
     }
 
     #[tokio::test]
@@ -331,7 +352,7 @@ mod tests {
         // the thread may or may not have taken the first
         let taken: Vec<Words> = std::iter::from_fn(|| ask(&pool, vec![1; 160]).ok()).take(100).collect();
         assert!((WAITING..=WAITING + 1).contains(&taken.len()), "{}", taken.len());
-        assert!(numbers.recognition.so_far().refused > 0 && numbers.waiting.load(SeqCst) >= WAITING - 1);
+        assert!(numbers.recognition.so_far().refused > 0 && pool.waiting() >= WAITING - 1);
         drop(taken);
         gate.set(false);
         let last = loop {

@@ -35,7 +35,8 @@ struct Job {
     words: BoxFuture<'static, Words>,
 }
 
-/// The caller's line to the recogniser, which is asked by `recognise` with samples and their rate.
+/// The caller's line to the recogniser, which is asked by `recognise` with samples, their rate, and whether they are a whole
+/// utterance.
 pub struct Line<R> {
     recognise: R,
     ends: Ends,
@@ -51,7 +52,7 @@ pub struct Line<R> {
     finishing: bool,
 }
 
-impl<R: Fn(Vec<i16>, Rate) -> BoxFuture<'static, Words>> Line<R> {
+impl<R: Fn(Vec<i16>, Rate, bool) -> BoxFuture<'static, Words>> Line<R> {
     pub fn new(recognise: R, ends: Ends) -> Self {
         Self {
             recognise,
@@ -112,7 +113,7 @@ impl<R: Fn(Vec<i16>, Rate) -> BoxFuture<'static, Words>> Line<R> {
             }
             None => return None,
         };
-        Some(Job { is_final, words: (self.recognise)(samples, rate) })
+        Some(Job { is_final, words: (self.recognise)(samples, rate, is_final) })
     }
 
     fn start(&mut self) {
@@ -244,7 +245,7 @@ mod tests {
         let texts: Vec<Words> =
             texts.iter().map(|text| text.map(str::to_owned).map_err(|()| EngineError::Busy)).collect();
         let (left, log) = (Mutex::new(VecDeque::from(texts)), Arc::clone(&asked));
-        let recognise = move |samples: Vec<i16>, _: Rate| {
+        let recognise = move |samples: Vec<i16>, _: Rate, _: bool| {
             log.lock().unwrap().push(samples.len());
             let words = left.lock().unwrap().pop_front().unwrap_or_else(|| Ok(String::new()));
             async move { words }.boxed()

@@ -125,9 +125,15 @@ async fn here(ctx: &Context, ends: Ends) -> Result<(), Fault> {
     };
     let engine = embedded.engine.clone();
     let _place = engine.admit(ctx.call).map_err(|refused| fault("agent.embedded.refused", CODES.name, refused))?;
-    let recognise = move |samples, rate| {
+    let recognise = move |samples, rate, is_final| {
         let engine = engine.clone();
-        async move { engine.recognise(samples, rate).await }.boxed()
+        async move {
+            match is_final {
+                true => engine.recognise(samples, rate).await,
+                false => engine.guess(samples, rate).await,
+            }
+        }
+        .boxed()
     };
     embedded::Line::new(recognise, ends).run().await
 }

@@ -98,6 +98,9 @@ async fn show(args: &Args) -> Result<Verdict, DemoError> {
     config.models.dir = models_dir(args.models.as_ref());
     let converses = models::are_installed(&config.models.dir);
     let redemption = Duration::from_millis(config.call.vad.redemption_ms);
+    if converses {
+        println!("Opening the models in {} …", config.models.dir.display());
+    }
     let app = App::bind(config).await?;
     let address = app.audiosocket_addr();
     println!("Gateway with the embedded agent on {address}, events to {}", events.url());
