@@ -381,7 +381,7 @@ pub const VENDORS: &[Row] = &[
             base: Some("ws://127.0.0.1:2700"),
             model: NO_MODEL,
             needs: &[],
-            takes: &["phrases"],
+            takes: &["phrases", "finalize"],
         }],
     },
     Row {

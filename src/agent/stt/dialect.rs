@@ -122,6 +122,11 @@ pub trait Dialect: std::fmt::Debug + Send {
         Vec::new()
     }
 
+    /// Whether the service ends the connection over that: the next utterance is another's.
+    fn finalize_ends(&self) -> bool {
+        false
+    }
+
     /// What is said when no audio went out for so long.
     fn idle(&mut self) -> Option<(Duration, Message)> {
         None

@@ -47,6 +47,8 @@ struct Connection {
     sent: Instant,
     /// When the caller stopped speaking and nothing has come since.
     asked: Option<Instant>,
+    /// It ends with the utterance, once that has become words: what it was told until then.
+    ending: Option<VecDeque<Bytes>>,
 }
 
 /// The caller's line to the service.
@@ -112,7 +114,7 @@ impl Line {
             let Some(mut connection) = self.connection.take() else { continue };
             match self.step(&mut connection).await {
                 Step::On => self.connection = Some(connection),
-                Step::Gone(gone) => self.lost(&connection, gone)?,
+                Step::Gone(gone) => self.lost(&mut connection, gone)?,
                 Step::Finish => {
                     self.finish(connection).await;
                     return Ok(());
@@ -126,7 +128,12 @@ impl Line {
         let idle = self.dialect.idle().filter(|_| connection.ready);
         let idle_at = idle.as_ref().map(|(period, _)| connection.sent + *period);
         let limit = Duration::from_millis(self.ctx.config.connect_timeout_ms);
-        let late = if connection.ready { connection.asked.map(|at| at + DEAF) } else { Some(connection.since + limit) };
+        let begun = connection.ready || connection.ending.is_some();
+        let late = match connection.ending {
+            Some(_) => Some(connection.sent + DEAF),
+            None if connection.ready => connection.asked.map(|at| at + DEAF),
+            None => Some(connection.since + limit),
+        };
         tokio::select! {
             biased;
             order = self.ends.orders.recv() => match order {
@@ -162,12 +169,12 @@ impl Line {
                 Step::On
             }
             () = at(late) => {
-                let what = if connection.ready {
+                let what = if begun {
                     format!("it has said nothing for {} s, though the caller spoke", DEAF.as_secs())
                 } else {
                     format!("it took the connection and did not begin within {} ms", limit.as_millis())
                 };
-                if connection.ready {
+                if begun {
                     // a connection that lived so long is no failure to connect, but somebody should know
                     self.ends.health.trouble(fault("agent.stt.silent", NAME, &what));
                 }
@@ -216,7 +223,8 @@ impl Line {
         self.dialect.open().into_iter().for_each(|message| pipe.send(message));
         let now = Instant::now();
         let ready = !self.dialect.waits();
-        let mut connection = Connection { pipe, since: now, has_text: false, ready, sent: now, asked: None };
+        let mut connection =
+            Connection { pipe, since: now, has_text: false, ready, sent: now, asked: None, ending: None };
         if ready {
             self.again(&mut connection);
         }
@@ -301,6 +309,11 @@ impl Line {
             self.dialect.finalize().into_iter().for_each(|message| connection.pipe.send(message));
             connection.sent = Instant::now();
             connection.asked.get_or_insert(connection.sent);
+            if self.dialect.finalize_ends() {
+                connection.ready = false;
+                self.replayed = 0;
+                connection.ending = Some(std::mem::take(&mut self.replay));
+            }
         } else {
             self.unflushed = true;
         }
@@ -344,7 +357,10 @@ impl Line {
     async fn heard(&mut self, connection: &mut Connection, heard: Heard) {
         if matches!(heard, Heard::Piece(_)) {
             connection.has_text = true;
-            self.trim(KEPT_AT_TEXT);
+            match &mut connection.ending {
+                Some(told) => told.clear(),
+                None => self.trim(KEPT_AT_TEXT),
+            }
             self.feel_better(connection);
         }
         // closed: the call is over
@@ -359,7 +375,15 @@ impl Line {
         }
     }
 
-    fn lost(&mut self, connection: &Connection, gone: Gone) -> Result<(), Fault> {
+    fn lost(&mut self, connection: &mut Connection, gone: Gone) -> Result<(), Fault> {
+        if let Some(told) = connection.ending.take() {
+            if matches!(gone, Gone::Ended(_)) {
+                // as it was asked to
+                self.retry_at = Instant::now();
+                return Ok(());
+            }
+            self.untold(told);
+        }
         let (what, in_order) = match gone {
             Gone::Again(what) => (what, false),
             Gone::Ended(what) => (what, true),
@@ -373,6 +397,15 @@ impl Line {
             return Ok(());
         }
         self.failed("agent.stt.failed", what, None)
+    }
+
+    /// Nobody has heard it after all: another connection will.
+    fn untold(&mut self, mut told: VecDeque<Bytes>) {
+        self.unflushed |= !told.is_empty();
+        self.replayed += told.iter().map(Bytes::len).sum::<usize>();
+        told.append(&mut self.replay);
+        self.replay = told;
+        self.trim(REPLAY_WHILE_DOWN);
     }
 
     fn failed(&mut self, code: &'static str, what: String, after: Option<Duration>) -> Result<(), Fault> {
@@ -397,8 +430,9 @@ impl Line {
         while let Some(audio) = self.packets.whole().or_else(|| self.packets.rest()) {
             self.play(&mut connection, audio);
         }
-        let end = self.dialect.end();
-        let mut waiting = connection.ready && !end.is_empty();
+        let ending = connection.ending.is_some();
+        let end = if ending { Vec::new() } else { self.dialect.end() };
+        let mut waiting = ending || (connection.ready && !end.is_empty());
         end.into_iter().for_each(|message| connection.pipe.send(message));
         while waiting && let Ok(got) = connection.pipe.next().await {
             if let Got::Text(text) = got

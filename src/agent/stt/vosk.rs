@@ -16,6 +16,7 @@ use crate::agent::{Context, Named};
 const FRAMES: usize = 5;
 /// The server compares texts byte by byte: blanks belong to it.
 const EOF: &str = r#"{"eof" : 1}"#;
+/// Not every server knows it: some break the connection over it, others take it for audio.
 const RESET: &str = r#"{"reset" : 1}"#;
 
 /// A connection to the server.
@@ -23,6 +24,8 @@ const RESET: &str = r#"{"reset" : 1}"#;
 pub struct Vosk {
     named: Named,
     sends: Sends,
+    /// What ends an utterance.
+    last: &'static str,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,7 +44,8 @@ struct Alternative {
 
 impl Vosk {
     pub fn new(ctx: &Context, named: Named) -> Self {
-        Self { named, sends: Sends::linear(ctx).at_least(FRAMES) }
+        let last = if named.option("finalize") == Some("reset") { RESET } else { EOF };
+        Self { named, sends: Sends::linear(ctx).at_least(FRAMES), last }
     }
 }
 
@@ -64,7 +68,11 @@ impl Dialect for Vosk {
     }
 
     fn finalize(&mut self) -> Vec<Message> {
-        vec![Message::text(RESET)]
+        vec![Message::text(self.last)]
+    }
+
+    fn finalize_ends(&self) -> bool {
+        self.last == EOF
     }
 
     fn end(&mut self) -> Vec<Message> {
@@ -101,7 +109,10 @@ mod tests {
         let mut vosk = vosk();
         assert_eq!(vosk.target().0.as_str(), "ws://127.0.0.1:2700/");
         assert_eq!(said(&vosk.open()), [r#"{"config":{"sample_rate":8000,"phrase_list":["yes","no"]}}"#]);
-        assert_eq!((said(&vosk.finalize()), said(&vosk.end())), (vec![RESET.to_owned()], vec![EOF.to_owned()]));
+        assert_eq!((said(&vosk.finalize()), said(&vosk.end())), (vec![EOF.to_owned()], vec![EOF.to_owned()]));
+        assert!(vosk.finalize_ends());
+        let mut vosk = Vosk::new(&context(), named("vosk:?finalize=reset"));
+        assert_eq!((said(&vosk.finalize()), vosk.finalize_ends()), (vec![RESET.to_owned()], false));
         assert_eq!(vosk.sends().frame_bytes() * vosk.sends().frames, 1_600);
     }
 

@@ -21,6 +21,7 @@ mod tts_faults;
 mod tts_matrix;
 mod tts_vendors;
 mod utterances;
+mod vosk;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

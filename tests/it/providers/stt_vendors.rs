@@ -90,7 +90,7 @@ pub const FLUX: Vendor = Vendor {
 };
 
 pub const VOSK: Vendor = Vendor {
-    service: "vosk:?phrases=hello",
+    service: "vosk:?phrases=hello&finalize=reset",
     path: "/",
     query: &[],
     auth: None,
