@@ -53,7 +53,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sts_message", sts_message),
     ("sts_vendor", sts_vendor),
     ("stt_text", stt_text),
+    ("stt_vendor", stt_vendor),
     ("tts_audio", tts_audio),
+    ("tts_vendor", tts_vendor),
     ("utf8_pieces", utf8_pieces),
     ("vendor_answer", vendor_answer),
     ("wav_file", wav_file),
@@ -61,6 +63,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("webhook_template", webhook_template),
     ("webhook_texts", webhook_texts),
     ("websocket_event", websocket_event),
+    ("wyoming_events", wyoming_events),
 ];
 
 /// `data` in pieces of a size that it chooses itself.
@@ -207,6 +210,39 @@ pub fn sts_vendor(data: &[u8]) {
     let lines: Vec<_> = data.split(|byte| *byte == b'\n').collect();
     let longest = fuzz::sts_vendor(&lines);
     assert!(longest <= data.len() + 64, "{longest} bytes are told of {}", data.len());
+}
+
+/// Messages of vendors of speech recognition, a line each.
+pub fn stt_vendor(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let lines: Vec<_> = text.split('\n').collect();
+    let (longest, complaints) = fuzz::stt_vendor(&lines);
+    assert!(longest <= data.len() + 64, "{longest} bytes are told of {}", data.len());
+    fit_for_a_log(&complaints, data);
+}
+
+/// Messages of vendors of speech synthesis, a line each.
+pub fn tts_vendor(data: &[u8]) {
+    let lines: Vec<_> = data.split(|byte| *byte == b'\n').collect();
+    let (audio, word, complaints) = fuzz::tts_vendor(&lines);
+    assert!(audio <= data.len() && word <= 200, "{audio} bytes, {word}");
+    fit_for_a_log(&complaints, data);
+}
+
+fn fit_for_a_log(complaints: &[String], data: &[u8]) {
+    for told in complaints {
+        assert!(
+            !told.contains(char::is_control) && told.len() <= 16 * data.len() + 4_096,
+            "not fit for a log: {told:?}"
+        );
+    }
+}
+
+/// Events of Wyoming, cut anywhere.
+pub fn wyoming_events(data: &[u8]) {
+    let (whole, _) = fuzz::wyoming_events(&[data]);
+    let (found, _) = fuzz::wyoming_events(&pieces(data));
+    assert_eq!(found, whole, "the events depend on the pieces");
 }
 
 /// Text of speech recognition joined to utterances.

@@ -5,6 +5,7 @@ pub mod builtin;
 pub mod cascade;
 pub mod embedded;
 pub mod failover;
+mod fuzzing;
 mod health;
 pub mod json_stream;
 mod llm;
@@ -36,8 +37,9 @@ pub mod fuzz {
         sentence::fuzz as sentences,
         socket::fuzz as contract_reply,
         sts::fuzz as sts_vendor,
-        stt::fuzz as stt_text,
-        tts::fuzz as tts_audio,
+        stt::{fuzz as stt_text, fuzz_vendor as stt_vendor},
+        tts::{fuzz as tts_audio, fuzz_vendor as tts_vendor},
+        wyoming::fuzz as wyoming_events,
     };
 }
 

@@ -120,6 +120,28 @@ impl Decoder {
     }
 }
 
+/// What a fuzzer calls: the events of a connection that arrives in `pieces`, with what is wrong with it, and the most bytes that ever waited.
+#[doc(hidden)]
+#[must_use]
+pub fn fuzz(pieces: &[&[u8]]) -> (Vec<String>, usize) {
+    let (mut decoder, mut found, mut most) = (Decoder::default(), Vec::new(), 0);
+    for piece in pieces {
+        decoder.push(piece);
+        loop {
+            match decoder.event() {
+                Ok(Some(event)) => found.push(format!("{event:?} {:?} {}", event.number("rate"), event.complaint())),
+                Ok(None) => break,
+                Err(error) => {
+                    found.push(error.to_string());
+                    return (found, most);
+                }
+            }
+        }
+        most = most.max(decoder.buffer.len());
+    }
+    (found, most)
+}
+
 /// An event as bytes.
 pub fn encode(kind: &str, data: &Value, payload: &[u8]) -> Vec<u8> {
     let mut bytes = json!({"type": kind, "data": data, "payload_length": payload.len()}).to_string().into_bytes();

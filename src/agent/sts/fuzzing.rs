@@ -19,8 +19,9 @@ use crate::{
 };
 
 /// One of each kind, at servers of one's own.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "openai:m?base_url=http://h",
+    "azure:m?api_version=1&base_url=http://h",
     "xai:m?base_url=http://h",
     "deepgram:agent?base_url=http://h",
     "gemini:m?base_url=http://h",

@@ -8,6 +8,7 @@ mod dialect;
 mod echo;
 mod embedded;
 mod flux;
+mod fuzzing;
 mod http;
 mod joiner;
 mod kept;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
+pub use fuzzing::fuzz as fuzz_vendor;
 pub use joiner::{Joiner, fuzz};
 pub use realtime::serves as is_realtime;
 pub use relay::listen;
@@ -98,23 +100,35 @@ async fn listen_by(ctx: Context, service: Service, ends: Ends) -> Result<(), Fau
 
 /// A vendor's own protocol.
 async fn vendor(ctx: Context, named: Named, ends: Ends) -> Result<(), Fault> {
-    let dialect: Box<dyn Dialect> = match named.vendor {
+    let vendor = named.vendor;
+    match vendor {
         Vendor::Builtin => return here(&ctx, ends).await,
-        Vendor::Deepgram if named.model.starts_with("flux") => Box::new(flux::Flux::new(&ctx, named)),
-        Vendor::Deepgram => Box::new(deepgram::Listen::new(&ctx, named)),
-        Vendor::Vosk => Box::new(vosk::Vosk::new(&ctx, named)),
-        Vendor::Soniox => Box::new(soniox::Soniox::new(&ctx, named)),
-        Vendor::AssemblyAi => Box::new(assemblyai::AssemblyAi::new(&ctx, named)),
-        Vendor::Speechmatics => Box::new(speechmatics::Speechmatics::new(&ctx, named)),
-        Vendor::ElevenLabs => Box::new(scribe::Scribe::new(&ctx, named)),
-        Vendor::OpenAi if realtime::serves(&named) => Box::new(realtime::Realtime::new(&ctx, named)),
-        Vendor::OpenAi | Vendor::Wyoming => return batch::Line::new(ctx, named, ends).run().await,
-        other => {
-            let what = format_args!("there is no adapter for {}", other.name());
-            return Err(fault("agent.stt.vendor", "speech recognition", what));
+        Vendor::OpenAi if !realtime::serves(&named) => return batch::Line::new(ctx, named, ends).run().await,
+        Vendor::Wyoming => return batch::Line::new(ctx, named, ends).run().await,
+        _ => {}
+    }
+    match dialect_of(&ctx, named) {
+        Some(dialect) => Line::new(ctx, dialect, ends).run().await,
+        None => {
+            let what = format_args!("there is no adapter for {}", vendor.name());
+            Err(fault("agent.stt.vendor", "speech recognition", what))
         }
-    };
-    Line::new(ctx, dialect, ends).run().await
+    }
+}
+
+/// How a vendor speaks over a WebSocket.
+fn dialect_of(ctx: &Context, named: Named) -> Option<Box<dyn Dialect>> {
+    Some(match named.vendor {
+        Vendor::Deepgram if named.model.starts_with("flux") => Box::new(flux::Flux::new(ctx, named)),
+        Vendor::Deepgram => Box::new(deepgram::Listen::new(ctx, named)),
+        Vendor::Vosk => Box::new(vosk::Vosk::new(ctx, named)),
+        Vendor::Soniox => Box::new(soniox::Soniox::new(ctx, named)),
+        Vendor::AssemblyAi => Box::new(assemblyai::AssemblyAi::new(ctx, named)),
+        Vendor::Speechmatics => Box::new(speechmatics::Speechmatics::new(ctx, named)),
+        Vendor::ElevenLabs => Box::new(scribe::Scribe::new(ctx, named)),
+        Vendor::OpenAi => Box::new(realtime::Realtime::new(ctx, named)),
+        _ => return None,
+    })
 }
 
 /// The recogniser on this machine.

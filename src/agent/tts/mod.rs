@@ -6,6 +6,7 @@ mod chain;
 mod dialect;
 mod elevenlabs;
 mod embedded;
+mod fuzzing;
 mod http;
 mod line;
 mod pcm;
@@ -15,6 +16,7 @@ mod ws;
 mod wyoming;
 
 pub use chain::Tts;
+pub use fuzzing::fuzz as fuzz_vendor;
 pub use pcm::{Pcm, fuzz};
 pub use post::number;
 
@@ -107,18 +109,16 @@ impl Voice {
     }
 
     fn vendor(ctx: Context, named: Named, health: Health) -> Result<Self, Failure> {
-        let dialect: Box<dyn Dialect> = match named.vendor {
+        let vendor = named.vendor;
+        match vendor {
             Vendor::OpenAi | Vendor::Piper => return Ok(Self::Post(post::Service::new(ctx, named, health))),
             Vendor::Wyoming => return Ok(Self::Wyoming(wyoming::Service::new(ctx, named, health))),
             Vendor::Builtin => return embedded::Service::new(ctx, health).map(Self::Embedded),
-            Vendor::Deepgram => Box::new(aura::Aura::new(&ctx, named)),
-            Vendor::ElevenLabs => Box::new(elevenlabs::ElevenLabs::new(&ctx, named)),
-            Vendor::Cartesia => Box::new(cartesia::Cartesia::new(&ctx, named)),
-            Vendor::Rime => Box::new(rime::Rime::new(&ctx, named)),
-            other => {
-                let what = format_args!("there is no adapter for {}", other.name());
-                return Err(Failure::Final(fault("agent.tts.vendor", CODES.name, what)));
-            }
+            _ => {}
+        }
+        let Some(dialect) = dialect_of(&ctx, named) else {
+            let what = format_args!("there is no adapter for {}", vendor.name());
+            return Err(Failure::Final(fault("agent.tts.vendor", CODES.name, what)));
         };
         Ok(Self::Line(line::Service::start(ctx, dialect, health)))
     }
@@ -134,6 +134,17 @@ impl Voice {
             Self::Line(service) => Ok(Speech::Line(Box::new(service.speak(text).await))),
         }
     }
+}
+
+/// How a vendor speaks over a WebSocket.
+fn dialect_of(ctx: &Context, named: Named) -> Option<Box<dyn Dialect>> {
+    Some(match named.vendor {
+        Vendor::Deepgram => Box::new(aura::Aura::new(ctx, named)),
+        Vendor::ElevenLabs => Box::new(elevenlabs::ElevenLabs::new(ctx, named)),
+        Vendor::Cartesia => Box::new(cartesia::Cartesia::new(ctx, named)),
+        Vendor::Rime => Box::new(rime::Rime::new(ctx, named)),
+        _ => return None,
+    })
 }
 
 impl Speech {

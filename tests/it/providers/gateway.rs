@@ -1,13 +1,14 @@
 //! Whole calls: AudioSocket in, a vendor's recognition, a connector's language model, a vendor's voice, AudioSocket out.
 
-use hark::audio::g711::Law;
+use hark::{audio::g711::Law, webhook::EndpointConfig};
 use serde_json::json;
 
 use super::{Fake, providers, stt_vendors as stt, tts_vendors as tts};
 use crate::support::{
     client,
-    connector::{Connector, Exchange, nobody},
+    connector::{Connector, Exchange, nobody, soon},
     gateway::{Gateway, Line, frame_of},
+    receiver::Receiver,
 };
 
 async fn gateway(asr: String, llm: &Connector, tts: String) -> Gateway {
@@ -106,7 +107,11 @@ async fn a_call_whose_services_all_fail_once_goes_on_and_everybody_is_told() {
     let (dead_ear, ear, dead_voice) = (Fake::start().await, Fake::start().await, Fake::start().await);
     let (dead_llm, mut llm, mut voice) =
         (nobody(), Connector::start("/prompt-stream").await, Connector::start("/text-to-speech-stream").await);
+    let receiver = Receiver::kind().await;
     let gateway = Gateway::with(&llm.url.clone(), |config| {
+        let (url, events) = (Some(receiver.url.clone()), vec!["*".to_owned()]);
+        let endpoint = EndpointConfig { url, events, ..EndpointConfig::default() };
+        config.webhooks.endpoints.insert("all".to_owned(), endpoint);
         let agent = &mut config.agent;
         agent.sts_url = None;
         agent.asr_url = Some(format!("{}, {}", stt::NOVA.at(&dead_ear.address), stt::VOSK.at(&ear.address)));
@@ -173,6 +178,32 @@ async fn a_call_whose_services_all_fail_once_goes_on_and_everybody_is_told() {
     assert_eq!(shown("hark_service_up", "service=\"deepgram:aura"), "0.0");
     assert_eq!(shown("hark_service_takeovers_total", "service=\"deepgram:nova"), "1.0");
     drop(line);
+    let told = taken_over(&receiver).await;
+    let (dead_llm, voice) = (dead_llm.0.as_str().trim_end_matches('/'), voice.url.as_str());
+    for (service, by, code) in [
+        ("deepgram:nova-3", "vosk:", "agent.stt.failed"),
+        (dead_llm, llm.url.as_str(), "agent.llm.refused"),
+        ("deepgram:aura-2-thalia-en", voice, "agent.tts.unauthorized"),
+    ] {
+        let of = |event: &&serde_json::Value| event["service"].as_str().is_some_and(|shown| shown.starts_with(service));
+        let event = told.iter().find(of).unwrap_or_else(|| panic!("{service} is not in {told:?}"));
+        assert!(event["taken_over_by"].as_str().unwrap().starts_with(by), "{event}");
+        assert_eq!(event["code"], code, "{event}");
+    }
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(!receiver.seen().iter().any(|seen| seen.body.contains(super::KEY)), "{told:?}");
+}
+
+/// What a receiver was told of services that others took over from, once the call is over.
+async fn taken_over(receiver: &Receiver) -> Vec<serde_json::Value> {
+    let completed = async {
+        while !receiver.seen().iter().any(|seen| seen.kind() == "call_completed") {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    soon("the end of the call", completed).await;
+    let seen = receiver.seen().into_iter().filter(|seen| seen.kind() == "service_failed");
+    seen.map(|seen| seen.json()["payload"].clone()).filter(|payload| !payload["taken_over_by"].is_null()).collect()
 }
 
 /// What the first of a list does to whoever comes to it.

@@ -20,6 +20,7 @@ mod tts_failover;
 mod tts_faults;
 mod tts_matrix;
 mod tts_vendors;
+mod utterance_matrix;
 mod utterances;
 mod vosk;
 

@@ -18,28 +18,29 @@ use crate::support::{
 };
 
 /// A service that speaks Wyoming.
-struct Wyoming {
+pub struct Wyoming {
     listener: TcpListener,
-    address: String,
+    pub address: String,
 }
 
-struct Peer(BufReader<TcpStream>);
+/// A connection to it.
+pub struct Peer(pub BufReader<TcpStream>);
 
 impl Wyoming {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("tcp://{}", listener.local_addr().unwrap());
         Self { listener, address }
     }
 
-    async fn accept(&self) -> Peer {
+    pub async fn accept(&self) -> Peer {
         Peer(BufReader::new(soon("a connection", self.listener.accept()).await.unwrap().0))
     }
 }
 
 impl Peer {
     /// The next event, as Python's library reads it.
-    async fn event(&mut self) -> (Value, Vec<u8>) {
+    pub async fn event(&mut self) -> (Value, Vec<u8>) {
         let mut line = String::new();
         soon("an event", self.0.read_line(&mut line)).await.unwrap();
         let mut event: Value = serde_json::from_str(&line).unwrap();
@@ -51,13 +52,19 @@ impl Peer {
     }
 
     /// An event as Python's library writes it: data behind the line.
-    async fn say(&mut self, kind: &str, data: Value, payload: &[u8]) {
+    pub async fn say(&mut self, kind: &str, data: Value, payload: &[u8]) {
+        // cut anywhere
+        self.say_in(1_001, kind, data, payload).await;
+    }
+
+    /// The same in pieces of so many bytes.
+    pub async fn say_in(&mut self, step: usize, kind: &str, data: Value, payload: &[u8]) {
         let data = data.to_string();
         let head = json!({"type": kind, "version": "1.10.2", "data_length": data.len(), "payload_length": payload.len(), "novel": 1});
         let bytes = [format!("{head}\n{data}").as_bytes(), payload].concat();
-        // cut anywhere
-        for piece in bytes.chunks(1_001) {
+        for piece in bytes.chunks(step) {
             self.0.get_mut().write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -77,7 +84,7 @@ async fn cascade(asr: &str) -> Bench {
 }
 
 /// The caller says something for 400 ms and stops.
-async fn utterance(bench: &mut Bench) {
+pub async fn utterance(bench: &mut Bench) {
     bench.send(AgentInput::CallerSpeech(true));
     // orders overtake audio: each is taken before the next is given
     yielded().await;
