@@ -35,6 +35,8 @@ cargo_tool() {
   have "$1" && return 0
   say "installing $2 with cargo into $tools (some minutes, once)"
   mkdir -p "$tools"
+  # half the time, for programs that are as good unoptimised
+  local -x CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
   # a target directory of its own, or every clone would compile it again
   (flock 9; have "$1" || CARGO_TARGET_DIR=$cache/tools-target cargo install --quiet --locked --root "$tools" "$2") 9>"$tools/.lock"
   rm -rf "$cache/tools-target"
