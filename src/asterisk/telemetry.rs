@@ -81,6 +81,8 @@ stats! {
     connections,
     /// Connections closed because their address is not on the allow-list.
     denied,
+    /// Connections closed because their address has too many.
+    over_limit,
     /// Connections refused because of their user or password.
     unauthorized,
     /// Connections that were closed for a newcomer before they had begun a call.

@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::calls::{SECOND, connect, exact_both_ways, operator_answers};
+use crate::support::PATIENCE;
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, SECRET};
 use crate::support::lab::{ARI_USER, Lab, free_port};
 use crate::support::phone::Call;
 use crate::support::receiver::Receiver;
 use crate::support::sts_server::{Mode, Step, StsServer};
-use crate::support::{PATIENCE, find, noise};
 
 /// Phone, Asterisk, gateway and service, connected by ARI.
 pub struct World {
@@ -116,12 +116,7 @@ async fn a_call_is_exact_both_ways_and_leaves_nothing_behind() {
     let world = World::start(|_| {}).await;
     let World { service, hark, lab, .. } = &world;
     let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
-    let heard = Codec::Ulaw.heard(&noise(SECOND, 11));
-    call.rtp.play(&noise(SECOND, 11));
-    session.until(|record| find(&record.audio, &heard).is_some()).await;
-    let answer = Codec::Ulaw.heard(&noise(2 * SECOND, 12));
-    session.step(Step::Speak(answer.clone(), 1_001));
-    heard_by_phone(&call, &answer).await;
+    exact_both_ways(&call, &session, Codec::Ulaw).await;
     call.rtp.dtmf("1#");
     session.until(|record| record.digits == "1#").await;
     call.hang_up().await;
@@ -285,13 +280,7 @@ async fn many(media: Media) {
 async fn audio_by_websocket_is_exact_and_nothing_is_left() {
     let world = World::start(|config| config.ari.media = Media::WebSocket).await;
     let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
-    let said = noise(SECOND, 11);
-    let heard = Codec::Ulaw.heard(&said);
-    call.rtp.play(&said);
-    session.until(|record| find(&record.audio, &heard).is_some()).await;
-    let answer = Codec::Ulaw.heard(&noise(2 * SECOND, 12));
-    session.step(Step::Speak(answer.clone(), 1_001));
-    heard_by_phone(&call, &answer).await;
+    exact_both_ways(&call, &session, Codec::Ulaw).await;
     call.rtp.dtmf("1#");
     session.until(|record| record.digits == "1#").await;
     call.hang_up().await;

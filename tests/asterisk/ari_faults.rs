@@ -5,12 +5,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::ari::{World, empty};
-use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::calls::{SECOND, connect, greeted, operator_answers, speaks};
 use crate::support::callee::Callee;
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, Process};
 use crate::support::lab::{ARI_USER, Lab, free_port};
-use crate::support::noise;
 use crate::support::phone::Call;
 use crate::support::proxy::{Line, Proxy};
 use crate::support::sts_server::Step;
@@ -40,16 +39,12 @@ async fn a_call_goes_on_without_its_connection_and_is_adopted_after_it() {
         proxy.set(line);
         let told = reasons(&world.ready(false).await);
         assert!(told.contains("ARI of 127.0.0.1"), "{told}");
-        let words = Codec::Ulaw.heard(&noise(SECOND, 21));
-        session.step(Step::Speak(words.clone(), 320));
-        heard_by_phone(&call, &words).await;
+        speaks(&session, &call, 21).await;
         // what was silent for so long would not come back whole
         proxy.set(Line::Cut);
         proxy.set(Line::Whole);
         world.ready(true).await;
-        let words = Codec::Ulaw.heard(&noise(SECOND, 22));
-        session.step(Step::Speak(words.clone(), 320));
-        heard_by_phone(&call, &words).await;
+        speaks(&session, &call, 22).await;
         session.step(Step::Close(Some((1_000, "bye"))));
         operator_answers(&world.lab, &call).await;
         let story = world.hark.story(uuid).await;
@@ -101,9 +96,7 @@ async fn what_a_killed_gateway_leaves_is_ended_by_the_next() {
     let lab = Lab::with_ari(gateway, ari).await;
     lab.logged("Creating Stasis app 'hark'").await;
     let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("answered");
-    let talks =
-        |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().filter(|s| s.unsigned_abs() > 100).count() > SECOND / 4;
-    assert!(call.rtp.wait(Duration::from_secs(10), talks).await, "no greeting\n{}", lab.log());
+    greeted(&lab, &call, SECOND / 4).await;
     hark.kill().await;
     // Asterisk takes nothing down: the caller is alone in the bridge
     lab.channels(1).await;
@@ -229,15 +222,11 @@ async fn a_gateway_is_replaced_by_the_next_without_losing_a_call() {
     leaves.hang_up().await;
     assert_eq!(hark.story(left).await[1..], ["call_started", "call_ended"]);
     lab.channels(4).await;
-    let words = Codec::Ulaw.heard(&noise(SECOND, 51));
-    talks.step(Step::Speak(words.clone(), 320));
-    heard_by_phone(&stays, &words).await;
+    speaks(&talks, &stays, 51).await;
     talks.step(Step::Close(Some((1_000, "bye"))));
     operator_answers(&lab, &stays).await;
     hark.stop().await;
-    let words = Codec::Ulaw.heard(&noise(SECOND, 52));
-    session.step(Step::Speak(words.clone(), 320));
-    heard_by_phone(&call, &words).await;
+    speaks(&session, &call, 52).await;
     call.hang_up().await;
     stays.hang_up().await;
     empty(&lab).await;

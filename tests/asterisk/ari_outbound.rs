@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::ari::{World, empty, get};
-use crate::calls::{SECOND, connect, heard_by_phone, operator_answers};
+use crate::calls::{SECOND, connect, exact_both_ways, greeted, operator_answers, speaks};
 use crate::support::g711::Codec;
 use crate::support::hark::{Hark, Process, SECRET};
 use crate::support::lab::{ARI_USER, Lab, add_ari_outbound, free_port};
@@ -78,12 +78,7 @@ async fn exact(kind: Connect, media: Media) {
     let world = Outbound::start(kind, |config| config.ari.media = media).await;
     let Outbound { service, hark, lab, .. } = &world;
     let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
-    let heard = Codec::Ulaw.heard(&noise(SECOND, 11));
-    call.rtp.play(&noise(SECOND, 11));
-    session.until(|record| find(&record.audio, &heard).is_some()).await;
-    let answer = Codec::Ulaw.heard(&noise(2 * SECOND, 12));
-    session.step(Step::Speak(answer.clone(), 1_001));
-    heard_by_phone(&call, &answer).await;
+    exact_both_ways(&call, &session, Codec::Ulaw).await;
     // orders go over the same connection
     hark.control.order(uuid, Order::SetVariable("REASON".to_owned(), "a=1&b/c?".to_owned())).await.expect("set");
     let value = hark.control.variable(uuid, "REASON").await.expect("asked");
@@ -129,9 +124,7 @@ async fn a_kept_connection_is_made_again_and_calls_are_adopted() {
     let (leaves, _, left) = connect(lab, service, "5011", Codec::Ulaw).await;
     proxy.set(Line::Cut);
     leaves.hang_up().await;
-    let words = Codec::Ulaw.heard(&noise(SECOND, 21));
-    talks.step(Step::Speak(words.clone(), 320));
-    heard_by_phone(&stays, &words).await;
+    speaks(&talks, &stays, 21).await;
     proxy.set(Line::Whole);
     assert_eq!(hark.story(left).await[1..], ["call_started", "call_ended"]);
     talks.step(Step::Close(Some((1_000, "bye"))));
@@ -147,9 +140,7 @@ async fn a_call_whose_own_connection_is_lost_goes_on_over_the_next() {
     let Outbound { service, hark, lab, proxy } = &world;
     let (call, session, uuid) = connect(lab, service, "5011", Codec::Ulaw).await;
     // whatever is lost on the way while a call is set up ends that
-    let words = Codec::Ulaw.heard(&noise(SECOND, 30));
-    session.step(Step::Speak(words.clone(), 320));
-    heard_by_phone(&call, &words).await;
+    speaks(&session, &call, 30).await;
     proxy.set(Line::Cut);
     lab.logged("Websocket disconnected").await;
     proxy.set(Line::Whole);
@@ -199,9 +190,7 @@ async fn killed(kind: Connect, setting: &str) -> (Process, Lab, Call, TempDir) {
     let proxy = Proxy::start(at).await;
     let lab = Lab::edited(gateway, |etc| add_ari_outbound(etc, proxy.addr, name, 2)).await;
     let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("answered");
-    let talks =
-        |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().filter(|s| s.unsigned_abs() > 100).count() > SECOND / 4;
-    assert!(call.rtp.wait(Duration::from_secs(10), talks).await, "no greeting\n{}", lab.log());
+    greeted(&lab, &call, SECOND / 4).await;
     // Asterisk 22.10.1 may crash (res_http_websocket.so) when the other end of such a connection dies just while it writes an event: so the
     // audio goes first, and the connection when all of that has been told
     proxy.set(Line::Silent);
@@ -258,9 +247,7 @@ async fn while_nobody_is_there_the_dialplan_of_a_call_with_its_own_connection_go
 async fn requests_may_go_over_our_own_connection() {
     let world = World::start(|config| config.ari.rest = Some(Requests::WebSocket)).await;
     let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
-    let words = Codec::Ulaw.heard(&noise(SECOND, 41));
-    session.step(Step::Speak(words.clone(), 320));
-    heard_by_phone(&call, &words).await;
+    speaks(&session, &call, 41).await;
     assert_eq!(world.hark.control.variable(uuid, "NOT_SET").await.expect("asked"), None);
     session.step(Step::Close(Some((1_000, "bye"))));
     operator_answers(&world.lab, &call).await;

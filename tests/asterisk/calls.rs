@@ -36,6 +36,34 @@ pub async fn heard_by_phone(call: &Call, samples: &[i16]) {
     assert!(call.rtp.wait(Duration::from_secs(10), there).await, "the phone never heard it whole");
 }
 
+/// Have the service say a second of its own, and wait until the phone has heard it sample by sample.
+pub async fn speaks(session: &Session, call: &Call, seed: u32) {
+    let words = Codec::Ulaw.heard(&noise(SECOND, seed));
+    session.step(Step::Speak(words.clone(), 320));
+    heard_by_phone(call, &words).await;
+}
+
+/// Words both ways, sample by sample.
+pub async fn exact_both_ways(call: &Call, session: &Session, codec: Codec) {
+    let said = noise(SECOND, 11);
+    let heard = codec.heard(&said);
+    call.rtp.play(&said);
+    session.until(|record| find(&record.audio, &heard).is_some()).await;
+    // already as the codec has it, or Asterisk's way of rounding would count
+    let answer = codec.heard(&noise(2 * SECOND, 12));
+    // all at once, in pieces that fit nothing
+    session.step(Step::Speak(answer.clone(), 1_001));
+    heard_by_phone(call, &answer).await;
+}
+
+/// Wait until the phone has heard so many samples that are no silence.
+pub async fn greeted(lab: &Lab, call: &Call, samples: usize) {
+    let talks = |rtp: &crate::support::rtp::Rtp| {
+        rtp.audio().iter().filter(|sample| sample.unsigned_abs() > 100).count() >= samples
+    };
+    assert!(call.rtp.wait(Duration::from_secs(20), talks).await, "no greeting\n{}", lab.log());
+}
+
 /// One call of a narrow-band phone: words both ways sample by sample, digits, hang-up by the caller.
 async fn exact(extensions: &[&str], codec: Codec) {
     let service = StsServer::start(Mode::Script(Vec::new())).await;
@@ -43,16 +71,7 @@ async fn exact(extensions: &[&str], codec: Codec) {
     let lab = hark.lab().await;
     for extension in extensions {
         let (call, session, uuid) = connect(&lab, &service, extension, codec).await;
-        let said = noise(SECOND, 11);
-        let heard = codec.heard(&said);
-        call.rtp.play(&said);
-        session.until(|record| find(&record.audio, &heard).is_some()).await;
-
-        // already as the codec has it, or Asterisk's way of rounding would count
-        let answer = codec.heard(&noise(2 * SECOND, 12));
-        // all at once, in pieces that fit nothing
-        session.step(Step::Speak(answer.clone(), 1_001));
-        heard_by_phone(&call, &answer).await;
+        exact_both_ways(&call, &session, codec).await;
 
         call.rtp.dtmf("1#");
         let record = session.until(|record| record.digits == "1#").await;

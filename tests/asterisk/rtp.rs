@@ -6,12 +6,12 @@ use hark::asterisk::ari::{After, Media, MediaFormat};
 use hark::config::Config;
 
 use crate::ari::{World, get};
-use crate::calls::{SECOND, assert_tone, connect, heard_by_phone, loud, operator_answers, tone};
+use crate::calls::{SECOND, assert_tone, connect, exact_both_ways, heard_by_phone, loud, operator_answers, tone};
 use crate::support::g711::Codec;
 use crate::support::lab::Lab;
+use crate::support::noise;
 use crate::support::phone::Call;
 use crate::support::sts_server::Step;
-use crate::support::{find, noise};
 
 async fn world(change: impl FnOnce(&mut Config)) -> World {
     World::start(|config| {
@@ -32,13 +32,7 @@ async fn counted(world: &World, name: &str) -> u64 {
 async fn exact(format: MediaFormat) {
     let world = world(|config| config.ari.format = format).await;
     let (call, session, uuid) = connect(&world.lab, &world.service, "5011", Codec::Ulaw).await;
-    let said = noise(SECOND, 11);
-    let heard = Codec::Ulaw.heard(&said);
-    call.rtp.play(&said);
-    session.until(|record| find(&record.audio, &heard).is_some()).await;
-    let answer = Codec::Ulaw.heard(&noise(2 * SECOND, 12));
-    session.step(Step::Speak(answer.clone(), 1_001));
-    heard_by_phone(&call, &answer).await;
+    exact_both_ways(&call, &session, Codec::Ulaw).await;
     for name in ["lost", "late", "duplicate", "foreign", "wrong_type", "malformed", "packets_refused", "concealed_ms"] {
         assert_eq!(counted(&world, name).await, 0, "{name}");
     }

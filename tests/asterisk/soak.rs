@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep_until};
 
 use crate::ari::{empty, get};
+use crate::calls::greeted;
 use crate::support::g711::Codec;
 use crate::support::hark::Process;
 use crate::support::lab::{ARI_USER, Lab, free_port};
@@ -45,8 +46,7 @@ async fn calls(lab: &Lab, count: usize) {
         sleep_until(begun + EVERY * u32::try_from(n).expect("not so many")).await;
         let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await.expect("answered");
         // whoever is greeted is served
-        let greeted = |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().any(|sample| sample.unsigned_abs() > 100);
-        assert!(call.rtp.wait(Duration::from_secs(20), greeted).await, "call {n} is silent\n{}", lab.log());
+        greeted(lab, &call, 1).await;
         call.hang_up().await;
     };
     futures_util::stream::iter(0..count).map(call).buffer_unordered(AT_ONCE).count().await;
@@ -99,8 +99,7 @@ async fn at_once(lab: &Lab, count: usize) -> Vec<(u128, u128)> {
         let call = Call::dial(lab.sip(), "5011", Codec::Ulaw).await;
         let call = call.unwrap_or_else(|code| panic!("call {n} is refused with {code}\n{}", lab.log()));
         let answered = since.elapsed().as_millis();
-        let greeted = |rtp: &crate::support::rtp::Rtp| rtp.audio().iter().any(|sample| sample.unsigned_abs() > 100);
-        assert!(call.rtp.wait(Duration::from_secs(20), greeted).await, "call {n} is silent\n{}", lab.log());
+        greeted(lab, &call, 1).await;
         let greeted = since.elapsed().as_millis();
         all.wait().await;
         call.hang_up().await;

@@ -316,6 +316,23 @@ async fn a_newcomer_takes_the_place_of_the_oldest_that_says_nothing() {
     assert_eq!(listener.stats().evicted.get(), 1);
 }
 
+#[tokio::test]
+async fn an_address_has_only_so_many_connections_and_gets_its_places_back() {
+    let listener = listener(|config| config.max_per_address = 1).await;
+    let address = listener.local_addr().unwrap();
+    let (_first, first) = asked(&listener, "a=b").await;
+    let first = first.unwrap();
+    let mut second = TcpStream::connect(address).await.unwrap();
+    tokio::select! {
+        _ = listener.accept() => panic!("it was taken"),
+        read = tokio::io::AsyncReadExt::read_u8(&mut second) => assert!(read.is_err()),
+    }
+    assert_eq!(listener.stats().over_limit.get(), 1);
+    drop(first);
+    let _third = TcpStream::connect(address).await.unwrap();
+    listener.accept().await;
+}
+
 #[test]
 fn no_command_is_too_long() {
     for style in [wire::Style::Json, wire::Style::Plain] {

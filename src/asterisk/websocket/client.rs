@@ -90,6 +90,7 @@ impl Dial {
                     accepted: Vec::new(),
                     role: Role::Client,
                     start_by,
+                    place: None,
                     config: self.config,
                     stats: self.stats,
                 })

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{Config, Leg, socket::Socket};
 use crate::asterisk::{
-    gate::{Muffler, Waiting},
+    gate::{Muffler, Place, Waiting},
     telemetry::WebSocketStats,
     upgrade::{self, Codes, NoRequest},
 };
@@ -32,6 +32,7 @@ pub struct Pending {
     pub(super) peer: SocketAddr,
     pub(super) since: Instant,
     pub(super) waiting: Waiting,
+    pub(super) place: Place,
     pub(super) config: Arc<Config>,
     pub(super) stats: Arc<WebSocketStats>,
     pub(super) muffler: Arc<Muffler>,
@@ -129,6 +130,7 @@ impl Pending {
             accepted,
             role: Role::Server,
             start_by: self.since + limit,
+            place: Some(self.place),
             config: self.config,
             stats: self.stats,
         })
@@ -178,6 +180,8 @@ pub struct Identified {
     pub(super) accepted: Vec<u8>,
     pub(super) role: Role,
     pub(super) start_by: Instant,
+    /// Where it connected to us.
+    pub(super) place: Option<Place>,
     pub(super) config: Arc<Config>,
     pub(super) stats: Arc<WebSocketStats>,
 }
@@ -190,7 +194,7 @@ impl Identified {
         // should that fail, the leg finds out
         let _ = timeout_at(start_by, self.stream.write_all(&self.accepted)).await;
         let socket = Socket::new(self.stream, self.read, self.role);
-        Leg::start(socket, start_by, &self.config, self.stats).await
+        Leg::start(socket, start_by, &self.config, self.place, self.stats).await
     }
 
     /// Refuses the call: the caller is not answered, and `Dial()` ends with `CHANUNAVAIL`.

@@ -27,7 +27,7 @@ use super::{
     wire::{self, Command, Event, Reached, Start, Style},
 };
 use crate::{
-    asterisk::telemetry::WebSocketStats,
+    asterisk::{gate::Place, telemetry::WebSocketStats},
     audio::{Frame, Rate, framer::Framer},
     call::{self, Cause, LegCommand, LegEvent, Link, Sent},
 };
@@ -63,6 +63,7 @@ pub struct Leg {
     spent: u32,
     warned: Warned,
     stats: Arc<WebSocketStats>,
+    _place: Option<Place>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +88,13 @@ struct Warned {
 
 impl Leg {
     /// A leg on a connection whose handshake is done. Without `MEDIA_START` by `start_by` it is over at once.
-    pub(super) async fn start(socket: Socket, start_by: Instant, config: &Config, stats: Arc<WebSocketStats>) -> Self {
+    pub(super) async fn start(
+        socket: Socket,
+        start_by: Instant,
+        config: &Config,
+        place: Option<Place>,
+        stats: Arc<WebSocketStats>,
+    ) -> Self {
         let idle_limit = Duration::from_secs(config.idle_media_s);
         let mut leg = Self {
             socket,
@@ -108,6 +115,7 @@ impl Leg {
             spent: 0,
             warned: Warned::default(),
             stats,
+            _place: place,
         };
         let started = async {
             // also makes the runtime see that the socket can be written to, or the first frame would be refused

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{Config, Pending};
 use crate::asterisk::{
-    gate::{Gate, Muffler},
+    gate::{Gate, Muffler, Place},
     telemetry::WebSocketStats,
 };
 
@@ -24,6 +24,7 @@ pub struct Listener {
     gate: Arc<Gate>,
     stats: Arc<WebSocketStats>,
     denied: Muffler,
+    over_limit: Muffler,
     evicted: Muffler,
     failed: Muffler,
     unidentified: Arc<Muffler>,
@@ -43,6 +44,7 @@ impl Listener {
             gate: Arc::default(),
             stats,
             denied: Muffler::default(),
+            over_limit: Muffler::default(),
             evicted: Muffler::default(),
             failed: Muffler::default(),
             unidentified: Arc::default(),
@@ -82,8 +84,16 @@ impl Listener {
                 }
                 continue;
             }
+            let Some(place) = self.gate.enter(peer.ip(), self.config.max_per_address) else {
+                self.stats.over_limit.inc();
+                if let Some(left_out) = self.over_limit.pass() {
+                    let max = self.config.max_per_address;
+                    tracing::warn!(%peer, max, left_out, "WebSocket connection closed: its address has as many as websocket.max_per_address allows");
+                }
+                continue;
+            };
             // fails only for a connection that is gone already
-            if let Ok(pending) = self.pending(stream, peer) {
+            if let Ok(pending) = self.pending(stream, peer, place) {
                 self.stats.connections.inc();
                 return pending;
             }
@@ -102,7 +112,7 @@ impl Listener {
     }
 
     /// Prepares the socket and gives it a place among those that have not begun.
-    fn pending(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<Pending> {
+    fn pending(&self, stream: TcpStream, peer: SocketAddr, place: Place) -> io::Result<Pending> {
         prepare(&stream, &self.config)?;
         let stream = stream.into_std()?;
         let (waiting, full) = self.gate.wait(self.config.max_pending);
@@ -118,6 +128,7 @@ impl Listener {
             peer,
             since: Instant::now(),
             waiting,
+            place,
             config: Arc::clone(&self.config),
             stats: Arc::clone(&self.stats),
             muffler: Arc::clone(&self.unidentified),

@@ -40,6 +40,8 @@ pub struct Config {
     pub dead_peer_ms: u32,
     /// Connections that have not begun a call yet; the oldest is closed for a newcomer.
     pub max_pending: usize,
+    /// Connections at once from one address; 0 = no limit (a PBX is one address).
+    pub max_per_address: usize,
     /// How far ahead of the caller's ear speech is sent, in ms.
     pub lead_ms: u64,
 }
@@ -55,6 +57,7 @@ impl Default for Config {
             idle_media_s: 600,
             dead_peer_ms: 10_000,
             max_pending: 256,
+            max_per_address: 0,
             lead_ms: 200,
         }
     }

@@ -149,8 +149,14 @@ impl Process {
             panic!("hark ended before it was ready");
         };
         let gateway = timeout(PATIENCE, ready).await.expect("hark is ready in time");
-        // a full pipe would stop its log
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        // a full pipe would stop its log; what it complains of tells why a test fails
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line.contains("\"WARN\"") || line.contains("\"ERROR\"") {
+                    eprintln!("hark: {line}");
+                }
+            }
+        });
         Self { child, gateway }
     }
 
