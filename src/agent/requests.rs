@@ -31,7 +31,7 @@ pub struct Names {
 /// Part of the answer to a request.
 #[derive(Debug)]
 pub enum Answer {
-    Reply(Reply),
+    Reply(Box<Reply>),
     Audio(Bytes),
     /// Nobody took the connection for the reconnect time.
     Refused(String),
@@ -231,7 +231,7 @@ impl Line {
         }
     }
 
-    fn reply(&mut self, reply: Reply) {
+    fn reply(&mut self, reply: Box<Reply>) {
         let ends = reply.ends();
         let Some(active) = &self.active else { return };
         // an error without an id is about the service, and so about the request

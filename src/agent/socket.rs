@@ -83,7 +83,7 @@ impl Reply {
 /// What comes in.
 #[derive(Debug)]
 pub enum Incoming {
-    Reply(Reply),
+    Reply(Box<Reply>),
     Audio(Bytes),
     /// What waited to be written has been.
     Room,

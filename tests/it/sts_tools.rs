@@ -75,8 +75,8 @@ impl Talk {
     }
 
     fn called(&self) -> Vec<&ToolCalled> {
-        let tool = |event| if let &AgentEvent::ToolCalled(ref tool) = event { Some(tool) } else { None };
-        self.call.events.iter().filter_map(tool).collect()
+        let all = self.call.events.iter();
+        all.filter_map(|event| if let AgentEvent::ToolCalled(tool) = event { Some(tool) } else { None }).collect()
     }
 }
 

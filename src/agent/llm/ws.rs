@@ -168,7 +168,7 @@ impl Service {
             |what: String| Ended { failure: Failure::Once(fault("agent.llm.broken", NAME, what)), early: true };
         loop {
             match tokio::time::timeout(self.timeout, asked.next()).await {
-                Ok(Some(Answer::Reply(reply))) => return Ok(reply),
+                Ok(Some(Answer::Reply(reply))) => return Ok(*reply),
                 Ok(Some(Answer::Audio(_))) => {}
                 Ok(Some(Answer::Refused(what))) => {
                     asked.done();
