@@ -236,6 +236,32 @@ def transcription(address, key):
                 return say("text", event.transcript)
 
 
+def transcriptions(address, key):
+    import pathlib
+
+    from openai import NotFoundError, OpenAI
+
+    client = OpenAI(api_key=key, base_url=f"http://{address}/v1", max_retries=0)
+    speech = pathlib.Path(__file__).parents[2] / "fixtures/audio/tt-somethingwrong.wav"
+    asked = {"model": "whisper-tiny", "file": speech, "language": "en", "response_format": "json"}
+    say("text", client.audio.transcriptions.create(**asked).text)
+    for event in client.audio.transcriptions.create(**asked, stream=True):
+        if event.type == "transcript.text.done":
+            say("text", event.text)
+    try:
+        client.audio.transcriptions.create(**{**asked, "model": "none"})
+    except NotFoundError as error:
+        say("error", error.status_code, error.code)
+
+
+def speech(address, key):
+    from openai import OpenAI
+
+    client = OpenAI(api_key=key, base_url=f"http://{address}/v1", max_retries=0)
+    asked = {"model": "tts-1", "voice": "nova", "input": "All right.", "response_format": "pcm", "speed": 1.5}
+    say("audio", len(client.audio.speech.create(**asked).content))
+
+
 def agent(address, key):
     from deepgram.agent.v1.types import AgentV1Settings
 

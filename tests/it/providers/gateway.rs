@@ -22,6 +22,11 @@ async fn gateway(asr: String, llm: &Connector, tts: String) -> Gateway {
     .await
 }
 
+/// What OpenAI's synthesis is asked, by us and by its library.
+pub fn openai_speech() -> serde_json::Value {
+    json!({"model": "tts-1", "input": "All right.", "voice": "nova", "response_format": "pcm", "speed": 1.5})
+}
+
 /// The language model is asked for an answer to `text` and gives one.
 async fn answered(llm: &mut Connector, text: &str) {
     loop {
@@ -64,10 +69,7 @@ async fn every_recogniser_is_understood_in_a_call() {
         let mut asked = voice.request().await;
         assert!(asked.head.starts_with("POST /v1/audio/speech HTTP/1.1\r\n"), "{}", asked.head);
         assert_eq!(asked.header("authorization"), Some(format!("Bearer {}", super::KEY).as_str()));
-        assert_eq!(
-            asked.json().await,
-            json!({"model": "tts-1", "input": "All right.", "voice": "nova", "response_format": "pcm", "speed": 1.5})
-        );
+        assert_eq!(asked.json().await, openai_speech());
         let audio: Vec<u8> = [0x10, 0x20].repeat(24_000 / 5);
         // in pieces that end within a sample
         asked.answer(&[&audio[..333], &audio[333..]]).await;

@@ -1,6 +1,6 @@
 //! The fakes are checked by the vendors' own libraries (`tests/sdk/`): what they say must be taken, and be understood.
 
-use std::{env, path::PathBuf, process::Stdio};
+use std::{env, path::PathBuf, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -9,7 +9,10 @@ use tokio::{
 };
 
 use super::{Fake, KEY, Peer, stt_vendors as stt, tts_vendors as tts};
-use crate::support::connector::soon;
+use crate::support::{
+    connector::{Connector, Exchange, soon},
+    engines::{Engine, LOADING},
+};
 
 /// Where `scripts/setup.sh test` puts the libraries.
 pub fn python() -> Option<PathBuf> {
@@ -47,6 +50,17 @@ impl Library {
     pub async fn line(&mut self) -> String {
         soon("the library", self.lines.next_line()).await.unwrap().expect("the library has failed")
     }
+}
+
+/// What somebody who takes a while to start asks over HTTP.
+async fn asked_late(connector: &mut Connector) -> Exchange {
+    let asked = async {
+        while !connector.has_request() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LOADING, asked).await.expect("nobody asks");
+    connector.request().await
 }
 
 /// The handshake holds what ours would; a library may add parameters of its own, and write booleans as Python does.
@@ -129,6 +143,30 @@ async fn voices_are_as_their_libraries_expect() {
         peer.say(&(vendor.end)(&context)).await;
         assert_eq!(library.line().await, "audio 960", "{name}");
     }
+}
+
+#[tokio::test]
+async fn openais_speech_is_asked_for_as_its_library_does() {
+    let Some(python) = python() else { return left_out() };
+    let mut vendor = Connector::start("/v1").await;
+    let mut library = Library::start(&python, "speech", vendor.url.authority());
+    let mut asked = asked_late(&mut vendor).await;
+    assert!(asked.head.starts_with("POST /v1/audio/speech HTTP/1.1\r\n"), "{}", asked.head);
+    assert_eq!(asked.header("authorization"), Some(format!("Bearer {KEY}").as_str()));
+    assert_eq!(asked.json().await, super::gateway::openai_speech());
+    asked.answer(&[&[1; 640], &[1; 320]]).await;
+    assert_eq!(library.line().await, "audio 960");
+}
+
+/// The server of ours in which faster-whisper is tested is one of OpenAI's to its library.
+#[tokio::test]
+async fn the_server_of_transcriptions_is_as_openais_library_expects() {
+    let (Some(python), Some(engine)) = (python(), Engine::whisper().await) else { return left_out() };
+    let mut library = Library::start(&python, "transcriptions", &format!("127.0.0.1:{}", engine.port));
+    let first = tokio::time::timeout(LOADING, library.lines.next_line()).await.expect("the library hangs");
+    assert_eq!(first.unwrap().as_deref(), Some("text Something is terribly wrong."));
+    assert_eq!(library.line().await, "text Something is terribly wrong.");
+    assert_eq!(library.line().await, "error 404 model_not_found");
 }
 
 pub fn left_out() {
