@@ -139,10 +139,13 @@ const PHRASES: &[(&str, &[&str], &[&str])] = &[
     ("goodbye", NOTHING, &["Goodbye.", "Bye bye.", "That's all, thank you."]),
 ];
 
+/// A text at 8 kHz, if it can be had.
+type Says = dyn Fn(&str) -> Option<Vec<i16>>;
+
 /// Somebody who speaks.
 struct Speaker {
     name: String,
-    says: Box<dyn Fn(&str) -> Option<Vec<i16>>>,
+    says: Box<Says>,
 }
 
 /// What one said, and what became of it.

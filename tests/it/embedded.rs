@@ -320,3 +320,23 @@ async fn without_its_voice_or_espeak_ng_another_speaks() {
     let error = Engine::start(&dir, &without_program, "/nonexistent/flite", Handle::current()).await.unwrap_err();
     assert!(error.to_string().contains("espeak-ng") && error.to_string().contains("flite"), "{error}");
 }
+
+/// What the newcomer sees after `make models`: everything is asserted by the program, in `cli/demo/verdict.rs`.
+#[tokio::test]
+async fn the_demonstration_converses() {
+    let Some(models) = installed() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_hark"))
+        .args(["demo", "--models"])
+        .arg(&models)
+        .current_dir(dir.path())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&demo.stdout), String::from_utf8_lossy(&demo.stderr));
+    assert!(demo.status.success(), "{out}\n{err}");
+    for line in ["yes  it took a message", "\"name\":\"take_message\"", "I have noted 5 5 5", "understood and said:"] {
+        assert!(out.contains(line), "{line:?} is missing in\n{out}");
+    }
+}

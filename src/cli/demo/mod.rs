@@ -29,6 +29,7 @@ use crate::{
     call::Digit,
     config::Config,
     telemetry::logging::{self, Format, Output},
+    webhook::EndpointConfig,
 };
 
 const RATE: Rate = Rate::R8K;
@@ -143,7 +144,10 @@ fn config(url: String) -> Config {
     let mut config = Config::default();
     config.audiosocket.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.http.enabled = false;
-    config.webhooks.url = Some(url);
+    // as WEBHOOK_URL, and what is made of a message
+    let mut receiver = EndpointConfig { url: Some(url), ..EndpointConfig::default() };
+    receiver.events.push("tool_call".to_owned());
+    config.webhooks.endpoints.insert("demo".to_owned(), receiver);
     // in memory: what the demonstration reports is seen at once and leaves nothing behind
     config.data_dir = PathBuf::new();
     config.limits.media_threads = 1;

@@ -44,7 +44,7 @@ impl Verdict {
             // "hours" and "our" are the same by telephone
             ("it understood \"opening hours\"", spoke(events, "user", "opening")),
             ("it said when it is open", spoke(events, "agent", "We are open from Monday to Friday")),
-            ("it took a message", spoke(events, "agent", "Thank you, I will pass that on.")),
+            ("it took a message", took_message(events)),
             ("it said goodbye", spoke(events, "agent", "Goodbye.")),
             ("it hung up", hung_up(report)),
             ("events came, from call_started to call_ended", complete(events)),
@@ -142,6 +142,16 @@ fn spoke(events: &[Event], role: &str, words: &str) -> Result<(), String> {
     ensure(texts.any(|text| text.contains(words)), format!("no event `transcription` of the {role} holds {words:?}"))
 }
 
+/// A message whose words are there, whatever of them was misheard.
+fn took_message(events: &[Event]) -> Result<(), String> {
+    let calls = events.iter().filter(|event| event.kind == "tool_call" && event.payload["name"] == "take_message");
+    let is_whole = |event: &Event| {
+        let said = |part: &str| event.payload["arguments"][part].as_str().is_some_and(|text| !text.is_empty());
+        event.payload["failed"] == false && ["name", "number", "message"].into_iter().all(said)
+    };
+    ensure(calls.into_iter().any(is_whole), "no event `tool_call` holds a name, a number and a message")
+}
+
 fn hung_up(report: &Report) -> Result<(), String> {
     ensure(report.ending == Ending::Gateway, report.ending.to_string())
 }
@@ -177,6 +187,21 @@ mod tests {
         assert!(complete(&[event("call_started")]).is_err_and(|why| why.contains("call_started")));
         assert!(complete(&[event("call_ended"), event("call_started")]).is_err());
         assert!(complete(&[]).is_err_and(|why| why.contains("none")));
+    }
+
+    #[test]
+    fn a_message_has_to_be_whole() {
+        let call = |number: &str, failed: bool| Event {
+            kind: "tool_call".to_owned(),
+            payload: serde_json::json!({
+                "name": "take_message",
+                "arguments": {"name": "Jane", "number": number, "message": "Hi."},
+                "failed": failed,
+            }),
+        };
+        assert!(took_message(&[call("555", false)]).is_ok());
+        assert!(took_message(&[call("", false)]).is_err() && took_message(&[call("555", true)]).is_err());
+        assert!(took_message(&[]).is_err());
     }
 
     #[test]
