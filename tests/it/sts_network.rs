@@ -7,7 +7,7 @@ use hark::{
     audio::Rate,
 };
 use hyper_util::client::proxy::matcher::Matcher;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
@@ -26,6 +26,8 @@ use crate::support::{
 pub fn authority(names: &[&str]) -> (tempfile::NamedTempFile, TlsAcceptor) {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // of the same name as what it signs, it would seem to be signed by itself
+    params.distinguished_name.push(DnType::CommonName, "Authority of a test");
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();

@@ -182,18 +182,25 @@ def cartesia(address, key):
         return say("audio", audio)
 
 
-def elevenlabs_models(_address, _key):
-    """Validates what our client says (lines of JSON) by the library's own models."""
+def multi_models(_address, _key):
+    """Validates what our client says to ElevenLabs (lines of JSON) by the library's own models of its several contexts."""
     import json
+    import typing
 
-    from elevenlabs.types import WebsocketTtsClientMessageMulti as Multi
-    from pydantic import ConfigDict
+    from elevenlabs.v_1_text_to_speech_voice_id_multi_stream_input.types.send_message_multi import SendMessageMulti
+    from pydantic import ConfigDict, ValidationError
 
-    strict = type("Strict", (Multi,), {"model_config": ConfigDict(extra="forbid")})
+    strict = {"model_config": ConfigDict(extra="forbid")}
+    models = [type(model.__name__, (model,), strict) for model in typing.get_args(SendMessageMulti)]
     for line in sys.stdin:
-        message = json.loads(line)
-        strict.model_validate(message)
-        say("valid", *message)
+        message, fits = json.loads(line), []
+        for model in models:
+            try:
+                model.model_validate(message)
+                fits.append(model.__name__)
+            except ValidationError:
+                pass
+        say(*fits)
 
 
 def realtime(address, key):
@@ -219,6 +226,75 @@ def realtime(address, key):
                 say("text", event.transcript)
             elif event.type == "response.done":
                 return say("audio", audio, event.response.usage.input_tokens)
+
+
+def conversation(connection, session, delta, words):
+    """A session in a dialect of OpenAI's interface; what its models do not know the library hands on as it is."""
+    connection.send({"type": "session.update", "session": session})
+    connection.input_audio_buffer.append(audio=base64.b64encode(AUDIO).decode())
+    audio = 0
+    for event in connection:
+        if event.type == delta:
+            audio += len(base64.b64decode(event.delta))
+        elif event.type == "conversation.item.input_audio_transcription.completed":
+            say("caller", event.transcript)
+        elif event.type == words:
+            say("text", event.transcript)
+        elif event.type == "response.done":
+            return say("audio", audio)
+
+
+def azure(address, key):
+    from openai import AzureOpenAI
+
+    client = AzureOpenAI(
+        api_key=key, api_version="2024-10-01-preview", azure_endpoint=f"http://{address}",
+        websocket_base_url=f"ws://{address}/openai",
+    )
+    with client.realtime.connect(model="voice-1") as connection:
+        session = {"instructions": "You are kind.", "input_audio_format": "g711_ulaw", "output_audio_format": "g711_ulaw"}
+        conversation(connection, session, "response.audio.delta", "response.audio_transcript.done")
+
+
+def xai(address, key):
+    from openai import OpenAI
+
+    client = OpenAI(api_key=key, base_url=f"http://{address}/v1")
+    with client.realtime.connect(model="grok-voice-latest") as connection:
+        telephone = {"format": {"type": "audio/pcmu"}}
+        session = {"instructions": "You are kind.", "voice": "ara", "turn_detection": {"type": "server_vad"},
+                   "audio": {"input": telephone, "output": telephone}}
+        conversation(connection, session, "response.output_audio.delta", "response.output_audio_transcript.done")
+
+
+def live(address, key):
+    """Over TLS: the library knows nothing else; SSL_CERT_FILE names who is to be trusted."""
+    from google import genai
+    from google.genai import types
+
+    async def run():
+        client = genai.Client(api_key=key, http_options={"base_url": f"https://{address}", "api_version": "v1beta"})
+        config = {
+            "response_modalities": ["AUDIO"], "system_instruction": "You are kind.",
+            "input_audio_transcription": {}, "output_audio_transcription": {},
+            "speech_config": {"voice_config": {"prebuilt_voice_config": {"voice_name": "Puck"}}},
+        }
+        async with client.aio.live.connect(model="gemini-3.8-live", config=config) as session:
+            await session.send_realtime_input(audio=types.Blob(data=AUDIO, mime_type="audio/pcm;rate=16000"))
+            audio, caller, text = 0, "", ""
+            # up to the end of the turn
+            async for message in session.receive():
+                content = message.server_content
+                if content and content.input_transcription:
+                    caller += content.input_transcription.text
+                if content and content.output_transcription:
+                    text += content.output_transcription.text
+                audio += len(message.data or b"")
+            say("audio", audio)
+            say("caller", caller)
+            say("text", text)
+
+    asyncio.run(run())
 
 
 def transcription(address, key):

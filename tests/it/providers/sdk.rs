@@ -1,6 +1,11 @@
 //! The fakes are checked by the vendors' own libraries (`tests/sdk/`): what they say must be taken, and be understood.
 
-use std::{env, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::{
@@ -39,9 +44,19 @@ pub struct Library {
 
 impl Library {
     pub fn start(python: &PathBuf, name: &str, address: &str) -> Self {
+        Self::trusting(python, name, address, None)
+    }
+
+    /// One that trusts an authority of certificates.
+    pub fn trusting(python: &PathBuf, name: &str, address: &str, authority: Option<&Path>) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/speech.py");
         let mut command = Command::new(python);
         command.args([script, name, address, KEY]).stdout(Stdio::piped()).stdin(Stdio::null()).kill_on_drop(true);
+        // what the environment says about proxies is not for the loopback
+        command.env("NO_PROXY", "127.0.0.1");
+        if let Some(authority) = authority {
+            command.env("SSL_CERT_FILE", authority);
+        }
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         Self { _process: process, lines }

@@ -9,20 +9,28 @@ use hark::{
         tools::Toolbox,
     },
     audio::Rate,
-    call::{AgentInput, Link as _, Say, Sent, UtteranceId},
+    call::{AgentEvent, AgentInput, Link as _, Say, Sent, UtteranceId},
 };
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use tokio::{
+    io::{AsyncWriteExt as _, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
 
 use super::{
     Fake, KEY, config,
     sdk::{Library, left_out, models, python},
     service,
     sts_vendors::{Session, Vendor},
+    tts_vendors::ELEVENLABS,
 };
-use crate::support::{
-    agent_call::{AgentCall, speech},
-    cascade::context,
+use crate::{
+    sts_network::authority,
+    support::{
+        agent_call::{AgentCall, speech},
+        cascade::{Bench, context},
+    },
 };
 
 #[tokio::test]
@@ -41,6 +49,83 @@ async fn fakes_are_as_the_libraries_expect() {
         lines.sort();
         let audio = if vendor == Vendor::OpenAi { "audio 1600 20" } else { "audio 1600" };
         assert_eq!(lines, [audio, "caller hello there", "text Good morning."], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn fakes_of_dialects_are_as_openais_library_expects() {
+    let Some(python) = python() else { return left_out() };
+    for (name, vendor) in [("azure", Vendor::Azure), ("xai", Vendor::Xai)] {
+        let fake = Fake::start().await;
+        let mut library = Library::start(&python, name, &fake.address);
+        let mut session = Session::connected(vendor, &fake).await;
+        session.set_up().await;
+        assert!(session.heard(3_200).await.len() >= 3_200, "{name}");
+        session.caller("hello there").await;
+        session.answer("Good morning.", &vendor.speech(8_000, 200)).await;
+        let mut lines = vec![library.line().await, library.line().await, library.line().await];
+        lines.sort();
+        assert_eq!(lines, ["audio 1600", "caller hello there", "text Good morning."], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_fake_of_gemini_is_as_its_library_expects() {
+    let Some(python) = models("gemini") else { return left_out() };
+    let fake = Fake::start().await;
+    let (authority, acceptor) = authority(&["127.0.0.1"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, behind) = (listener.local_addr().unwrap().to_string(), fake.address.clone());
+    let secured = tokio::spawn(async move {
+        let mut outside = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+        let mut inside = TcpStream::connect(behind).await.unwrap();
+        let _ = copy_bidirectional(&mut outside, &mut inside).await;
+    });
+    let mut library = Library::trusting(&python, "live", &address, Some(authority.path()));
+    let mut session = Session::connected(Vendor::Gemini, &fake).await;
+    let begun = session.set_up().await;
+    assert_eq!(begun.prompt, "You are kind.");
+    // the library mixes the two ways of writing names
+    let said = session.peer.json().await;
+    let audio = &said.get("realtimeInput").or_else(|| said.get("realtime_input")).unwrap_or(&Value::Null)["audio"];
+    let mime = audio.get("mimeType").or_else(|| audio.get("mime_type"));
+    assert!(mime == Some(&json!("audio/pcm;rate=16000")) && audio["data"].is_string(), "{said}");
+    // without novelties: it takes what it does not know for an error
+    session.caller("hello there").await;
+    session.answer("Good morning.", &Vendor::Gemini.speech(8_000, 200)).await;
+    for expected in ["audio 9600", "caller hello there", "text Good morning."] {
+        assert_eq!(library.line().await, expected);
+    }
+    secured.abort();
+}
+
+#[tokio::test]
+async fn what_is_said_to_elevenlabs_voices_fits_its_librarys_models_of_contexts() {
+    let Some(python) = python() else { return left_out() };
+    let fake = Fake::start().await;
+    let mut bench = Bench::start(config(), None).await;
+    let tts = service(&ELEVENLABS.at(&fake.address), Kind::Tts);
+    bench.restart(Rate::R8K, config(), Some("One two."), |services| services.tts = tts.into());
+    let mut peer = fake.accept().await;
+    ELEVENLABS.begin(&mut peer).await;
+    let mut said = vec![peer.json().await, peer.json().await, peer.json().await];
+    peer.send((ELEVENLABS.audio)("c1", &[1; 1_600])).await;
+    let id = loop {
+        if let Some(AgentEvent::Audio(id, _)) = bench.event().await {
+            break id;
+        }
+    };
+    bench.send(AgentInput::Interrupt { utterance: Some(id), heard: Duration::from_millis(40) });
+    said.push(peer.json().await);
+    bench.send(AgentInput::Finish);
+    said.push(peer.json().await);
+    let lines: Vec<_> = said.iter().map(Value::to_string).collect();
+    let told = piped(&python, "multi_models", "-", &lines.join("\n")).await;
+    let fits: Vec<Vec<_>> = told.lines().map(|line| line.split(' ').collect()).collect();
+    let expected = ["InitializeConnectionMulti", "FlushContext", "CloseContext", "CloseContext", "CloseSocket"];
+    assert_eq!(fits.len(), expected.len(), "{said:?}: {told}");
+    for ((fits, expected), said) in fits.iter().zip(expected).zip(&said) {
+        assert!(fits.contains(&expected), "{said} fits {fits:?}");
     }
 }
 
@@ -98,9 +183,14 @@ async fn messages_are_what_the_libraries_models_take() {
 }
 
 async fn validated(python: &Path, name: &str, lines: &str) -> String {
+    piped(python, "sts_models", name, lines).await
+}
+
+/// What the script says to `lines`.
+async fn piped(python: &Path, what: &str, name: &str, lines: &str) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/speech.py");
     let mut command = Command::new(python);
-    command.args([script, "sts_models", name, KEY]).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.args([script, what, name, KEY]).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut process = command.spawn().unwrap();
     let mut input = process.stdin.take().unwrap();
     input.write_all(lines.as_bytes()).await.unwrap();
