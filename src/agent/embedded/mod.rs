@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 pub use self::{
     engine::{Engine, Spoken},
-    numbers::{Done, Numbers},
+    numbers::{Done, Numbers, Work},
     receptionist::Receptionist,
     script::Script,
     talkers::{Refused, Talker},
