@@ -264,11 +264,7 @@ impl Dialect for Agent {
     }
 
     fn audio(&mut self, audio: &[u8]) -> Message {
-        let mut text = String::with_capacity(32 + audio.len().div_ceil(3) * 4);
-        text.push_str(r#"{"user_audio_chunk":""#);
-        BASE64_STANDARD.encode_string(audio, &mut text);
-        text.push_str("\"}");
-        Message::text(text)
+        super::in_base64(r#"{"user_audio_chunk":""#, audio, "\"}")
     }
 
     fn read(&mut self, message: Incoming<'_>, told: &mut Vec<Told>) {

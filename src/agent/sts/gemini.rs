@@ -351,11 +351,7 @@ impl Dialect for Live {
     }
 
     fn audio(&mut self, audio: &[u8]) -> Message {
-        let mut text = String::with_capacity(96 + audio.len().div_ceil(3) * 4);
-        text.push_str(r#"{"realtimeInput":{"audio":{"mimeType":"audio/pcm;rate=16000","data":""#);
-        BASE64_STANDARD.encode_string(audio, &mut text);
-        text.push_str("\"}}}");
-        Message::text(text)
+        super::in_base64(r#"{"realtimeInput":{"audio":{"mimeType":"audio/pcm;rate=16000","data":""#, audio, "\"}}}")
     }
 
     fn read(&mut self, message: Incoming<'_>, told: &mut Vec<Told>) {

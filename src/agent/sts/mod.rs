@@ -21,10 +21,12 @@ mod ultravox;
 pub mod websocket;
 pub mod wire;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 pub use fuzzing::fuzz;
 pub use http::StsHttp;
 pub use line::Line;
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
 pub use websocket::Sts;
 
 use self::dialect::Dialect;
@@ -66,6 +68,15 @@ fn dialect_of(rate: Rate, named: Named) -> Box<dyn Dialect> {
         // the table of vendors has only these besides
         _ => Box::new(openai::OpenAi::new(rate, named)),
     }
+}
+
+/// A message that holds audio between `head` and `tail`.
+fn in_base64(head: &str, audio: &[u8], tail: &str) -> Message {
+    let mut text = String::with_capacity(head.len() + audio.len().div_ceil(3) * 4 + tail.len());
+    text.push_str(head);
+    BASE64_STANDARD.encode_string(audio, &mut text);
+    text.push_str(tail);
+    Message::text(text)
 }
 
 /// The value of an option: a number where it is one.

@@ -363,11 +363,7 @@ impl Dialect for OpenAi {
     }
 
     fn audio(&mut self, audio: &[u8]) -> Message {
-        let mut text = String::with_capacity(64 + audio.len().div_ceil(3) * 4);
-        text.push_str(r#"{"type":"input_audio_buffer.append","audio":""#);
-        BASE64_STANDARD.encode_string(audio, &mut text);
-        text.push_str("\"}");
-        Message::text(text)
+        super::in_base64(r#"{"type":"input_audio_buffer.append","audio":""#, audio, "\"}")
     }
 
     fn read(&mut self, message: Incoming<'_>, told: &mut Vec<Told>) {
