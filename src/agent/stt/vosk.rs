@@ -16,7 +16,7 @@ use crate::agent::{Context, Named};
 const FRAMES: usize = 5;
 /// The server compares texts byte by byte: blanks belong to it.
 const EOF: &str = r#"{"eof" : 1}"#;
-/// Not every server knows it: some break the connection over it, others take it for audio.
+/// Not every server knows it: older ones in Python break the connection over it, the one in C++ has no word for it.
 const RESET: &str = r#"{"reset" : 1}"#;
 
 /// A connection to the server.
