@@ -23,7 +23,10 @@ pub async fn connect(lab: &Lab, service: &StsServer, extension: &str, codec: Cod
         Ok(call) => call,
         Err(code) => panic!("{extension} refused with {code}\n{}", lab.log()),
     };
-    let session = service.session(number).await;
+    let session = match tokio::time::timeout(Duration::from_secs(15), service.session(number)).await {
+        Ok(session) => session,
+        Err(_) => panic!("the service hears nothing of a call to {extension}\n{}", lab.log()),
+    };
     let record = session.until(|record| record.texts.len() > 1).await;
     let init: serde_json::Value = serde_json::from_str(&record.texts[0]).expect("JSON");
     assert_eq!(init["type"], "init");

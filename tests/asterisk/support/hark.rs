@@ -40,6 +40,10 @@ impl Hark {
 
     /// A gateway with settings of the test's own and its events at this receiver.
     pub async fn with(events: Receiver, change: impl FnOnce(&mut Config)) -> Self {
+        if let Ok(filter) = std::env::var("HARK_TEST_LOG") {
+            // of one test at a time; already there when it starts several
+            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+        }
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config::default();
         config.audiosocket.listen = anywhere;
