@@ -12,7 +12,7 @@ use url::Url;
 
 pub use self::{
     chain::{Chain, place, split},
-    vendors::{VENDORS, Vendor, known},
+    vendors::{VENDORS, Vendor, choices, known},
 };
 use super::{stt, websocket};
 
@@ -232,6 +232,9 @@ impl Named {
                 "base_url" => base = Some(value.into_owned()),
                 "model" if model.is_empty() => model = value.into_owned(),
                 known if offer.takes.contains(&known) || offer.needs.contains(&known) => {
+                    if let Some(choices) = choices(known).filter(|choices| !choices.contains(&&*value)) {
+                        reasons.push(format!("its option {known} can only be {}", choices.join(" or ")));
+                    }
                     options.push((option.into_owned(), value.into_owned()));
                 }
                 other => reasons.push(unknown_option(vendor, other, offer.needs.iter().chain(offer.takes))),

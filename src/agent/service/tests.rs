@@ -44,6 +44,21 @@ fn a_language_goes_where_the_text_says_none() {
 }
 
 #[test]
+fn an_option_of_ours_is_what_it_can_be() {
+    let known = providers("openai", Some("hunter2"), None);
+    for (text, kind, reason) in [
+        ("vosk:?finalize=rest&base_url=ws://h", Kind::Stt, "its option finalize can only be eof or reset"),
+        ("openai:m?format=ulaw", Kind::Sts, "its option format can only be pcmu or pcma or pcm"),
+        ("openai:m?realtime=yes", Kind::Stt, "its option realtime can only be true or false"),
+    ] {
+        let error = parse(text, kind, &known).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    assert!(parse("vosk:?finalize=reset&base_url=ws://h", Kind::Stt, &known).is_ok());
+    assert!(parse("openai:m?turn_detection=newest_vad", Kind::Sts, &known).is_ok());
+}
+
+#[test]
 fn vendor_model_and_options() {
     let known = providers("deepgram", Some("hunter2"), None);
     let named = parse("deepgram:nova-3?language=en&keyterm=a%20b&keyterm=c", Kind::Stt, &known).unwrap();

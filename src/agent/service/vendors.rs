@@ -72,6 +72,18 @@ pub struct Offer {
     pub takes: &'static [&'static str],
 }
 
+/// What options may be that mean something to us; the values of others are the vendor's business.
+pub fn choices(option: &str) -> Option<&'static [&'static str]> {
+    Some(match option {
+        "auth" => &["bearer"],
+        "dialect" => &["beta"],
+        "finalize" => &["eof", "reset"],
+        "format" => &["pcmu", "pcma", "pcm"],
+        "realtime" => &["true", "false"],
+        _ => return None,
+    })
+}
+
 /// Somebody's own server without a key.
 const NO_MODEL: Option<&str> = Some("");
 /// What every language model takes.
