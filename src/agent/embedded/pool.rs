@@ -117,7 +117,13 @@ impl Pool {
                 job.of(&self.numbers).turned_away();
             }
             EngineError::Busy
-        })
+        })?;
+        if !self.is_alive() {
+            // the last thread has failed meanwhile, and may have cleared the queue before this came into it
+            self.queue.clear();
+            return Err(EngineError::Gone);
+        }
+        Ok(())
     }
 
     /// How much waits.
